@@ -1,0 +1,106 @@
+"""The shapes, the values and the protocols that every part of wavevq speaks.
+
+Shape legend, used in every docstring::
+
+    B batch   C channels   *space signal axes (T | H W)   *grid latent axes (F | h w | t h w)
+    G codes a position     D code width                   K codes of a codebook
+    L layers  R residual channels  W gate width  S skip channels  Q output classes  k kernel taps
+
+Latents are channel-last over ``*grid``; signals are channel-first, ``[B, C, *space]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples as the models receive them.
+
+    x: float32 ``[B, C, *space]`` in [-1, 1]; for priors int64 ``[B, *grid]`` or ``[B, *grid, G]``.
+    label: int64 ``[B]``, the speaker or the image class.
+    lengths: int64 ``[B]``, how many positions of the first signal axis are signal; the rest is padding.
+    index: int64 ``[B]``, the global number of each example: names its stream of random numbers.
+    cond: extra conditioning (video: action, context frames), or None.
+    """
+
+    x: Tensor
+    label: Tensor
+    lengths: Tensor
+    index: Tensor
+    cond: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on ``device``."""
+        moved = {f.name: value.to(device) for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a bottleneck makes of an encoder's output.
+
+    z: float ``[B, *grid, D]``, straight-through: forward the quantized value, backward the encoder's.
+    codes: int64 ``[B, *grid]`` in [0, K), or None for a bottleneck without codes.
+    rate: nats ``[B]``, or None where it is a constant of the number of codes.
+    loss: float32 ``[]``, weighted, to be added to the negative log-likelihood in nats a sample.
+    """
+
+    z: Tensor
+    codes: Tensor | None
+    rate: Tensor | None
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """A training step's loss ``[]`` (float32, to be minimised) and named detached scalars to log."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Likelihood(Protocol):
+    """A decoder: p(x | z, label)."""
+
+    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Nats ``[B]``, summed over the positions of x where ``mask`` ``[B, *space]`` is true."""
+        ...
+
+    def sample(self, z: Tensor, label: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+        """x ``[B, C, *space]`` drawn with uniform ``noise`` ``[B, *space]`` in [0, 1)."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Whatever the training loop can train."""
+
+    def training_loss(self, batch: Batch) -> StepLoss: ...
+
+
+class Sampler(Protocol):
+    """Draws from an autoregressive network by inverse CDF: the randomness is an argument.
+
+    weights: the network (``wavevq.nn.wavenet.WaveNet``). cond: ``[B, F, L, 2W]``, the gate's conditioning at
+    latent rate. noise: float ``[B, T]`` in [0, 1), T at most F x hop. prefix: int64 ``[B, P]`` classes that were
+    already there, or None. state: what an earlier call returned, to go on where it stopped, or None.
+    Returns int64 classes ``[B, T]`` in [0, Q) and the new state.
+    """
+
+    def __call__(
+        self,
+        weights: Any,
+        cond: Tensor,
+        noise: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prefix: Tensor | None = None,
+        state: Any | None = None,
+    ) -> tuple[Tensor, Any]: ...
+

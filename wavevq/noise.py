@@ -1,0 +1,27 @@
+"""Counter-based uniform noise: the number at (seed, stream, position) depends on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DRAWS_A_COUNTER = 4  # Philox4x64 yields four 64-bit words for each value of its counter
+
+
+def uniform(seed: int, streams: Iterable[int], count: int, start: int = 0) -> Tensor:
+    """Uniform noise in [0, 1), float64 ``[streams, count]``, on the CPU.
+
+    Row i holds positions ``start`` to ``start + count`` of stream ``streams[i]`` of ``seed``. Any split of the
+    positions over calls, and of the streams over batches, gives the same numbers.
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (numpy's Philox).
+    """
+    skipped = start % DRAWS_A_COUNTER
+    rows = []
+    for stream in streams:
+        bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+        bits.advance(start // DRAWS_A_COUNTER)
+        rows.append(np.random.Generator(bits).random(skipped + count)[skipped:])
+    return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count, dtype=torch.float64)

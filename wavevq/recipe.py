@@ -1,0 +1,304 @@
+"""The whole grammar of a recipe: one YAML file, one experiment. Imports no torch.
+
+Every section is frozen and rejects unknown keys. Derived values (hop, number of speakers, vocabulary) are
+computed where they are needed and never typed into a recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wavevq.errors import WavevqError
+
+Count = Annotated[int, Field(gt=0)]
+Whole = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+class Speech(Section):
+    """What every speech corpus has. rate in Hz; trim_db in dB below the loudest frame, null keeps silence."""
+
+    rate: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
+    trim_db: Positive | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share of utterances, where the corpus has no val.txt
+
+
+class OnDisk(Speech):
+    root: str = "data"  # the corpus, or a folder that holds it
+
+
+class Vctk(OnDisk):
+    kind: Literal["vctk"]
+    microphone: Literal["mic1", "mic2"] = "mic1"
+
+
+class LibriSpeech(OnDisk):
+    kind: Literal["librispeech"]
+
+
+class Folder(OnDisk):
+    kind: Literal["folder"]
+
+
+class Fsdd(OnDisk):
+    kind: Literal["fsdd"]
+
+
+class Synthetic(Speech):
+    """Speech made by espeak-ng, with exact phoneme boundaries."""
+
+    kind: Literal["synthetic"]
+    voices: Annotated[int, Field(ge=2, le=10)] = 6
+    sentences: Annotated[int, Field(ge=4, le=2000)] = 100  # a voice
+
+
+Data = Annotated[Vctk | LibriSpeech | Folder | Fsdd | Synthetic, Field(discriminator="kind")]
+
+
+# --- model --------------------------------------------------------------------------------------------------
+
+
+class WaveformEncoder(Section):
+    """Strided 1-D convolutions on the raw waveform (Van den Oord et al. 2017, section 4.3)."""
+
+    kind: Literal["waveform"]
+    strides: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (2, 2, 2, 2, 2, 2)
+    window: Count = 4  # taps of each strided convolution, at least its stride
+    channels: Count = 128
+    residual_blocks: Whole = 0  # after the last stride
+
+    @property
+    def hop(self) -> int:
+        return math.prod(self.strides)
+
+    @model_validator(mode="after")
+    def _window_covers_stride(self) -> WaveformEncoder:
+        if any(self.window < stride or (self.window - stride) % 2 for stride in self.strides):
+            raise ValueError(f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0")
+        return self
+
+
+class SpectralEncoder(Section):
+    """Log-mel or MFCC frames instead of the waveform (Chorowski et al. 2019, section III)."""
+
+    kind: Literal["logmel", "mfcc"]
+    frame_hop: Count = 128  # samples between frames
+    frame_window: Count = 512  # samples of a frame's window
+    bands: Count = 80  # mel bands, or for mfcc the number of coefficients kept
+    strides: tuple[Annotated[int, Field(ge=1, le=16)], ...] = ()  # of the convolutions after the frames
+    window: Count = 4
+    channels: Count = 128
+    residual_blocks: Whole = 2
+
+    @property
+    def hop(self) -> int:
+        return self.frame_hop * math.prod(self.strides)
+
+    @model_validator(mode="after")
+    def _windows_cover_strides(self) -> SpectralEncoder:
+        if self.frame_window < self.frame_hop:
+            raise ValueError(f"frame_window {self.frame_window} must be at least frame_hop {self.frame_hop}")
+        if any(self.window < stride or (self.window - stride) % 2 for stride in self.strides):
+            raise ValueError(f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0")
+        return self
+
+
+Encoder = Annotated[WaveformEncoder | SpectralEncoder, Field(discriminator="kind")]
+
+
+class Codebook(Section):
+    """What both quantizers have."""
+
+    codes: Annotated[int, Field(ge=2, le=2**20)] = 512  # K
+    dim: Count = 64  # D
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25  # weight of the commitment loss (equation 3)
+    revive_after: Whole = 100  # training steps without use before a code is moved onto a live vector; 0: never
+
+
+class GradientVq(Codebook):
+    """The paper's quantizer: the codebook learns by its own loss (equation 3)."""
+
+    kind: Literal["vq"]
+
+
+class EmaVq(Codebook):
+    """The codebook follows moving averages of the vectors assigned to it (appendix A.1)."""
+
+    kind: Literal["ema"]
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
+Bottleneck = Annotated[GradientVq | EmaVq, Field(discriminator="kind")]
+
+
+class WaveNetDecoder(Section):
+    """WaveNet over mu-law classes, conditioned on codes and speaker."""
+
+    kind: Literal["wavenet"]
+    layers: Count = 30
+    cycle: Annotated[int, Field(gt=0, le=20)] = 10  # dilations 1, 2, ... 2^(cycle-1), over again
+    kernel: Annotated[int, Field(ge=2, le=8)] = 2
+    residual: Count = 64
+    gate: Count = 64  # width after the gate; filter and gate together are twice as wide
+    skip: Count = 64
+    head: Count = 256  # hidden width between skip sum and classes
+    classes: Annotated[int, Field(ge=2, le=65_536)] = 256
+    context: Count = 128  # width of the conditioning network at latent rate
+    context_layers: Whole = 2
+    speaker_dim: Count = 64
+    jitter: Share = 0.0  # chance that a frame's latent is replaced by a neighbour's (Chorowski et al. 2019, III-C)
+
+
+class Model(Section):
+    encoder: Encoder
+    bottleneck: Bottleneck
+    decoder: WaveNetDecoder
+
+
+# --- training and evaluation --------------------------------------------------------------------------------
+
+
+class Train(Section):
+    steps: Count
+    batch: Count = 8  # examples of one step over all ranks together
+    crop: Count = 8192  # samples
+    learning_rate: Positive = 4e-4
+    warmup: Whole = 200  # steps of linear rise
+    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.5  # last share of the steps, linear fall of the rate to zero
+    clip: Positive = 1.0  # largest norm of the gradient
+    average: Share = 0.999  # decay of the averaged weights
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    deterministic: bool = False  # bit-identical on CUDA too, at some speed
+    log_every: Count = 50
+    validate_every: Count = 1000
+    save_every: Count = 1000
+    keep: Count = 2  # newest checkpoints kept
+
+
+class Evaluation(Section):
+    clips: Count | None = None  # validation clips in the passes during training; the last pass takes all
+    speakers: Count | None = None  # other speakers tried a clip for the wrong-speaker gap; null: all
+    batch: Count = 8
+    sampled: Whole = 2  # clips sampled for the curves at each validation; 0: none
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: Data
+    model: Model
+    train: Train
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def hop(self) -> int:
+        """Samples a code."""
+        return self.model.encoder.hop
+
+    @model_validator(mode="after")
+    def _crop_is_whole_frames(self) -> Recipe:
+        if self.train.crop % self.hop:
+            raise ValueError(f"train.crop {self.train.crop} must be a multiple of the hop, {self.hop}")
+        return self
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in a YAML file, with ``key.key=value`` overrides. All mistakes are told at once.
+
+    Raises WavevqError for a missing file, a file that is not YAML, unknown keys and values out of range.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WavevqError(f"{path}: cannot be read as a recipe ({_first_line(error)})") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise WavevqError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise WavevqError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree, str(path))
+
+
+def parse_recipe(tree: Any, source: str) -> Recipe:
+    """A recipe from plain data. Raises WavevqError, one line for each mistake, each beginning with ``source``."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise WavevqError("\n".join(f"{source}: {_mistake(tree, one)}" for one in error.errors())) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise WavevqError(f"--set {override}: must look like train.steps=200")
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise WavevqError(f"--set {override}: {key} is a value, not a section")
+    try:
+        tree[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise WavevqError(f"--set {override}: {text} is not a YAML value") from None
+
+
+def _mistake(tree: Any, error: Any) -> str:
+    # pydantic puts the name of a union's chosen member into the location; it is no key of the file.
+    keys: list[str] = []
+    node = tree
+    for part in error["loc"]:
+        if isinstance(node, dict) and part not in node and part == node.get("kind"):
+            continue
+        keys.append(str(part))
+        node = node[part] if isinstance(node, dict | list) and _holds(node, part) else None
+    where = ".".join(keys) or "recipe"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; allowed are {', '.join(_section(error['loc'][:-1]).model_fields)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {error['input']!r} is not allowed: {message}"
+
+
+def _holds(node: dict[Any, Any] | list[Any], part: Any) -> bool:
+    return part in node if isinstance(node, dict) else isinstance(part, int) and part < len(node)
+
+
+def _section(location: tuple[Any, ...]) -> type[BaseModel]:
+    """The section that a pydantic error location leads to."""
+    here: Any = Recipe
+    for part in location:
+        members = getattr(here, "__args__", None)
+        if members is None and isinstance(here, type) and issubclass(here, BaseModel):
+            annotation = here.model_fields[part].annotation
+            here = annotation
+        else:
+            kinds = [m for m in members or () if part in getattr(m.model_fields["kind"].annotation, "__args__", ())]
+            here = kinds[0]
+    return here
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
