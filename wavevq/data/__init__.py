@@ -1,0 +1,1 @@
+"""Corpora, the store they are prepared into, and the batches drawn from it."""

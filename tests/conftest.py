@@ -1,0 +1,74 @@
+"""What many tests share: a cache of their own, the real data where it is, and small audio files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+MakeAudio = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_test_touches_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAVEVQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of this test alone (the others share one for the session)."""
+    monkeypatch.setenv("WAVEVQ_CACHE", str(tmp_path / "own-cache"))
+    return tmp_path / "own-cache"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with the real recordings and images, named by WAVEVQ_TEST_DATA."""
+    place = os.environ.get("WAVEVQ_TEST_DATA")
+    if not place:
+        pytest.skip("WAVEVQ_TEST_DATA does not name a folder with test data")
+    if not Path(place).is_dir():
+        pytest.skip(f"the test data folder {place} is missing (WAVEVQ_TEST_DATA)")
+    return Path(place)
+
+
+@pytest.fixture(scope="session")
+def make_audio() -> MakeAudio:
+    """``make_audio(path, seconds=0.5, rate=8000, pitch=200.0, gain=0.3, offset=0.0)`` writes a hum and returns path.
+
+    The hum has three harmonics and a little noise, seeded by the file's name; further keywords go to soundfile.
+    """
+
+    def make(
+        path: Path,
+        seconds: float = 0.5,
+        rate: int = 8000,
+        pitch: float = 200.0,
+        gain: float = 0.3,
+        offset: float = 0.0,
+        **format: str,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(round(seconds * rate)) / rate
+        hum = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in (1, 2, 3)) / 2
+        noise = np.random.default_rng(sum(path.name.encode())).normal(0, 0.01, len(time))
+        soundfile.write(path, np.clip(gain * (hum + noise) + offset, -1, 1), rate, **format)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def small_corpus(tmp_path: Path, make_audio: MakeAudio) -> Path:
+    """A folder of two speakers, ann (low) and bob (high), with five clips each of 0.2 to 0.6 s at 8 kHz."""
+    root = tmp_path / "small-corpus"
+    for speaker, pitch in (("ann", 120.0), ("bob", 300.0)):
+        for i in range(5):
+            make_audio(root / speaker / f"{speaker}_{i}.wav", seconds=0.2 + 0.1 * i, pitch=pitch)
+    return root

@@ -1,0 +1,124 @@
+"""Which audio stands in which batch: pure functions of seed, step and the example's global number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wavevq.audio import Signal
+from wavevq.contracts import Batch
+from wavevq.data.corpora import Split
+from wavevq.data.store import Store, StoredClip
+from wavevq.errors import WavevqError
+from wavevq.noise import uniform
+
+# Each purpose draws under a seed of its own, derived from the recipe's. The models' noise (jitter) uses the
+# recipe's seed itself with the same example numbers as streams, and must not repeat the crops'.
+ORDER, OFFSETS = 1, 2
+
+
+class Crops:
+    """Training crops of ``crop`` samples, ``batch`` of them a step over all ranks together.
+
+    A clip of n samples makes max(1, ceil(n / crop)) windows an epoch, so that audio is covered evenly whatever the
+    lengths of clips; each epoch takes all windows in an order of its own, each window at a random place of its clip.
+    """
+
+    def __init__(self, store: Store, crop: int, batch: int, seed: int) -> None:
+        self.store, self.crop, self.batch = store, crop, batch
+        self.clips = store.split("train")
+        windows = [max(1, -(-clip.length // crop)) for clip in self.clips]
+        self._clip_of_window = np.repeat(np.arange(len(self.clips)), windows)
+        self._order_seed, self._offset_seed = _derived(seed, ORDER), _derived(seed, OFFSETS)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self._clip_of_window) // self.batch)
+
+    def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The examples of ``step`` that ``rank`` takes: rows rank::world. x float32 ``[B, 1, crop]``.
+
+        index is step * batch + row. A clip shorter than the crop starts at 0, and zeros follow it.
+        """
+        if self.batch % world:
+            raise WavevqError(f"train.batch {self.batch} must be a multiple of the number of processes, {world}")
+        numbers = range(step * self.batch + rank, (step + 1) * self.batch, world)
+        draws = uniform(self._offset_seed, numbers, 1)[:, 0].tolist()
+        clips = [self._clip(number) for number in numbers]
+        starts = [int(u * (max(0, c.length - self.crop) + 1)) for u, c in zip(draws, clips, strict=True)]
+        audio = [self.store.audio(c, start, start + self.crop) for c, start in zip(clips, starts, strict=True)]
+        return _batch(self.store, clips, audio, self.crop, list(numbers))
+
+    def _clip(self, number: int) -> StoredClip:
+        epoch, place = divmod(number, len(self._clip_of_window))
+        window = _order(self._order_seed, epoch, len(self._clip_of_window))[place]
+        return self.clips[int(self._clip_of_window[window])]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeClips(Sequence[Batch]):
+    """Batches read from the store when they are asked for. members: positions in the split, of each batch."""
+
+    store: Store
+    clips: list[StoredClip]
+    members: list[list[int]]
+    hop: int
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @overload
+    def __getitem__(self, at: int) -> Batch: ...
+    @overload
+    def __getitem__(self, at: slice) -> WholeClips: ...
+    def __getitem__(self, at: int | slice) -> Batch | WholeClips:
+        if isinstance(at, slice):
+            return WholeClips(self.store, self.clips, self.members[at], self.hop)
+        clips = [self.clips[i] for i in self.members[at]]
+        longest = max(clip.length for clip in clips)
+        width = -(-longest // self.hop) * self.hop
+        return _batch(self.store, clips, [self.store.audio(clip) for clip in clips], width, self.members[at])
+
+
+def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> WholeClips:
+    """The whole clips of a split, sorted by length to lessen padding, ``batch`` at a time; x float32 ``[B, 1, T]``.
+
+    T is the longest of the batch rounded up to a multiple of ``hop``. index is the clip's place in
+    ``store.split(split)``. ``limit`` takes that many, evenly spread over the split (sorted by name, so over its
+    speakers too). The label is -1 where the speaker was not in training (val_unseen).
+    """
+    clips = store.split(split)
+    count = len(clips) if limit is None else min(limit, len(clips))
+    chosen = [(2 * i + 1) * len(clips) // (2 * count) for i in range(count)]
+    chosen.sort(key=lambda i: (clips[i].length, i))
+    return WholeClips(store, clips, [chosen[i : i + batch] for i in range(0, count, batch)], hop)
+
+
+def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: int, index: list[int]) -> Batch:
+    x = np.zeros((len(clips), 1, width), np.float32)
+    for row, samples in enumerate(audio):
+        x[row, 0, : len(samples)] = samples
+    labels = {speaker: label for label, speaker in enumerate(store.speakers)}
+    return Batch(
+        x=torch.from_numpy(x),
+        label=torch.tensor([labels.get(clip.speaker, -1) for clip in clips]),
+        lengths=torch.tensor([len(samples) for samples in audio]),
+        index=torch.tensor(index),
+    )
+
+
+def _derived(seed: int, purpose: int) -> int:
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0])
+
+
+@lru_cache(maxsize=2)  # a batch may straddle two epochs
+def _order(seed: int, epoch: int, windows: int) -> NDArray[np.int64]:
+    """A permutation of the windows, another for each epoch."""
+    # Sorting uniform numbers rather than Generator.permutation, whose stream numpy may change between versions.
+    return np.argsort(uniform(seed, [epoch], windows)[0].numpy(), kind="stable")

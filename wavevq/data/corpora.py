@@ -1,0 +1,257 @@
+"""Which recordings a corpus holds, who speaks them, and which are for training.
+
+Every corpus takes ``train.txt``, ``val.txt`` and ``val_unseen.txt`` (one path a line, relative to the folder the
+lists stand in) where they exist beside it, and else holds out a seeded share of its recordings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from wavevq.errors import WavevqError
+
+Split = Literal["train", "val", "val_unseen"]
+SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen")
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
+# Beside a recording: start in seconds, end in seconds, symbol, tabs between; a first line that names them may stand.
+PHONES = ".phones.tsv"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording. name: its path relative to the listing's root, unique in it. phones: its sidecar, if any."""
+
+    name: str
+    speaker: str
+    split: Split
+    path: Path
+    phones: Path | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A corpus: its recordings sorted by name, and how many that it should hold are not there.
+
+    val holds speakers of the training split only, val_unseen other speakers only. about: what the corpus tells of
+    a speaker, for those it tells of.
+    """
+
+    root: Path
+    clips: tuple[Clip, ...]
+    missing: int = 0
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- the kinds of corpora -----------------------------------------------------------------------------------
+
+
+def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listing:
+    """VCTK 0.92 (``wav48_silence_trimmed/``, one of two microphones) or an older release (``wav48/``).
+
+    An utterance without the microphone asked for is missing, and tolerated: p280 and p315 are so in the original.
+    """
+    top = _existing(root, "vctk")
+    for base in (top, top / "VCTK-Corpus-0.92", top / "VCTK-Corpus"):
+        if recorded := _audio_below(base / "wav48_silence_trimmed"):
+            found = [path for path in recorded if path.stem.endswith(f"_{microphone}")]
+            break
+        if recorded := _audio_below(base / "wav48"):
+            found = recorded
+            break
+    else:
+        raise _no_corpus(root, "wav48_silence_trimmed/<speaker>/*.flac or wav48/<speaker>/*.wav", "vctk")
+    if not found:
+        raise WavevqError(f"data.microphone: {base} holds no recording of {microphone}, only of the other one")
+    written = {path.stem for path in (base / "txt").glob("*/*.txt")}
+    missing = ({_utterance(path) for path in recorded} | written) - {_utterance(path) for path in found}
+    # Lists made for one microphone serve the other.
+    rename = partial(re.sub, r"_mic\d(?=\.\w+$)", f"_{microphone}")
+    return _listing(top, base, found, len(missing), _parent, held_out, seed, rename)
+
+
+def librispeech(root: str | Path, held_out: float, seed: int) -> Listing:
+    """LibriSpeech: ``<subset>/<speaker>/<chapter>/*.flac``, all subsets that are there."""
+    top = _existing(root, "librispeech")
+    for base in (top / "LibriSpeech", top):
+        found = [path for path in base.glob("*/*/*/*") if _is_audio(path) and re.fullmatch(r"\d+-\d+-\d+", path.stem)]
+        if found:
+            return _listing(top, base, found, 0, lambda path: path.parent.parent.name, held_out, seed)
+    raise _no_corpus(root, "LibriSpeech/<subset>/<speaker>/<chapter>/*.flac", "librispeech")
+
+
+def folder(root: str | Path, held_out: float, seed: int) -> Listing:
+    """Any folder of audio: the folder that a file stands in is its speaker."""
+    top = _existing(root)
+    found = _audio_below(top)
+    if not found:
+        raise _no_corpus(root, "<speaker>/*.wav, .flac, .ogg or .mp3")
+    return _listing(top, top, found, 0, _parent, held_out, seed)
+
+
+def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
+    """The Free Spoken Digit Dataset: ``recordings/7_jackson_32.wav``, or laid out like VCTK's older releases."""
+    top = _existing(root)
+    for base in (top, top / "free-spoken-digit-dataset"):
+        found = [path for path in _audio_below(base / "recordings") if re.fullmatch(r"\d_.+_\d+", path.stem)]
+        if found:
+            return _listing(top, base, found, 0, lambda path: path.stem[2:].rpartition("_")[0], held_out, seed)
+        found = _audio_below(base / "wav48")
+        if found:
+            return _listing(top, base, found, 0, _parent, held_out, seed)
+    raise _no_corpus(root, "recordings/<digit>_<speaker>_<index>.wav or wav48/<speaker>/*.wav")
+
+
+def speaker_info(base: Path) -> dict[str, str]:
+    """What ``speaker-info.txt`` (VCTK) or ``SPEAKERS.TXT`` (LibriSpeech) in ``base`` tells of each speaker.
+
+    VCTK: age, gender, accent, region; older releases leave out the p of the names. LibriSpeech: gender.
+    """
+    about = {}
+    for line in _lines(base / "speaker-info.txt"):
+        name, *fields = line.split()
+        if fields and (match := re.fullmatch(r"([a-z]*)\d+", name)):
+            about[name if match[1] else f"p{name}"] = " ".join(fields)
+    for line in _lines(base / "SPEAKERS.TXT"):
+        columns = [column.strip() for column in line.split("|")]
+        if len(columns) > 1 and columns[0].isdigit():
+            about[columns[0]] = columns[1]
+    return about
+
+
+# --- what they share ----------------------------------------------------------------------------------------
+
+
+def by_speaker(split: Split, speaker: str, trained: Iterable[str]) -> Split:
+    """The split that a clip belongs to: held out, its speaker decides between val and val_unseen."""
+    if split == "train":
+        return "train"
+    return "val" if speaker in trained else "val_unseen"
+
+
+def _listing(
+    top: Path,
+    base: Path,
+    found: list[Path],
+    missing: int,
+    speaker_of: Callable[[Path], str],
+    held_out: float,
+    seed: int,
+    rename: Callable[[str], str] = str,
+) -> Listing:
+    place, lists = _lists(top, base)
+    listed: dict[Path, Split] = {}
+    for split, lines in lists.items():
+        for line in lines:
+            path = place / rename(line)
+            if ".." in Path(line).parts or not path.is_relative_to(place):
+                raise WavevqError(f"{place / split}.txt: {line} must be a path below that folder")
+            if listed.setdefault(path, split) != split:
+                raise WavevqError(f"{place / split}.txt: {line} stands in {listed[path]}.txt too")
+    if "train" in lists:  # what no list names is left out
+        splits = {path: split for path, split in listed.items() if path.is_file()}
+        missing = len(listed) - len(splits)
+    else:
+        splits = {path: listed.get(path, "train") for path in found}
+        missing += sum(path not in splits for path in listed)
+    names = {path: path.relative_to(place).as_posix() for path in sorted(splits, key=Path.as_posix)}
+    speakers = {path: speaker_of(path) for path in names}
+    if "val" not in lists:
+        for path in _held_out([path for path in names if splits[path] == "train"], names, speakers, held_out, seed):
+            splits[path] = "val"
+    trained = {speakers[path] for path in names if splits[path] == "train"}
+    if not trained or len(names) < 2:
+        raise WavevqError(
+            f"data.root: {place} must hold a recording to train on and one to validate on; "
+            f"found {len(names)}, missing {missing}"
+        )
+    clips = tuple(
+        Clip(name, speakers[path], by_speaker(splits[path], speakers[path], trained), path, _phones(path))
+        for path, name in names.items()
+    )
+    return Listing(place, clips, missing, speaker_info(base))
+
+
+def _lists(top: Path, base: Path) -> tuple[Path, dict[Split, list[str]]]:
+    """The folder in which lists stand, to which all names are relative, and their lines."""
+    for place in dict.fromkeys((top, base, base.parent)):
+        lists: dict[Split, list[str]] = {
+            split: _lines(place / f"{split}.txt") for split in SPLITS if (place / f"{split}.txt").is_file()
+        }
+        # A top that is the corpus itself has its lists one folder up; but other lists may stand there as well.
+        ours = place in (top, base) or any(line.startswith(f"{base.name}/") for line in chain(*lists.values()))
+        if lists and ours:
+            return place, lists
+    return top, {}
+
+
+def _held_out(
+    paths: list[Path], names: Mapping[Path, str], speakers: Mapping[Path, str], share: float, seed: int
+) -> list[Path]:
+    """At least one of ``paths``, drawn by ``seed`` and their names; each speaker keeps one where that is possible."""
+    shuffled = sorted(paths, key=lambda path: hashlib.sha256(f"{seed}/{names[path]}".encode()).digest())
+    wanted = max(0, min(max(1, round(share * len(paths))), len(paths) - 1))
+    left = Counter(speakers[path] for path in paths)
+    chosen: list[Path] = []
+    for path in shuffled:
+        if len(chosen) < wanted and left[speakers[path]] > 1:
+            left[speakers[path]] -= 1
+            chosen.append(path)
+    return chosen or shuffled[:wanted]
+
+
+def _existing(root: str | Path, download: str | None = None) -> Path:
+    """``root``, absolute: "." has no name, and lists one folder up go by it."""
+    if not Path(root).is_dir():
+        raise WavevqError(f"data.root: there is no folder {root}{_hint(download, root)}")
+    return Path(root).absolute()
+
+
+def _no_corpus(root: str | Path, layout: str, download: str | None = None) -> WavevqError:
+    return WavevqError(f"data.root: {root} holds no {layout}{_hint(download, root)}")
+
+
+def _hint(download: str | None, root: str | Path) -> str:
+    return f"; to fetch the corpus: wavevq download {download} {root}" if download else ""
+
+
+def _audio_below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, followlinks=True):  # pathlib's walk passes by folders that are links
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [path for name in files if _is_audio(path := Path(parent, name))]
+    return found
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _parent(path: Path) -> str:
+    return path.parent.name
+
+
+def _utterance(path: Path) -> str:
+    return re.sub(r"_mic\d$", "", path.stem)
+
+
+def _phones(path: Path) -> Path | None:
+    sidecar = path.with_name(path.stem + PHONES)
+    return sidecar if sidecar.is_file() else None
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty; none if there is no such file."""
+    if not path.is_file():
+        return []
+    return [
+        stripped for line in path.read_text("utf-8-sig", errors="replace").splitlines() if (stripped := line.strip())
+    ]
