@@ -72,8 +72,16 @@ class Likelihood(Protocol):
         """Nats ``[B]``, summed over the positions of x where ``mask`` ``[B, *space]`` is true."""
         ...
 
-    def sample(self, z: Tensor, label: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-        """x ``[B, C, *space]`` drawn with uniform ``noise`` ``[B, *space]`` in [0, 1)."""
+    def sample(
+        self,
+        z: Tensor,
+        label: Tensor,
+        noise: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        """x ``[B, C, *space]`` drawn with uniform ``noise`` ``[B, *space]`` in [0, 1); frames: bool ``[B, *grid]``."""
         ...
 
 
@@ -88,7 +96,7 @@ class Sampler(Protocol):
     """Draws from an autoregressive network by inverse CDF: the randomness is an argument.
 
     weights: the network (``wavevq.nn.wavenet.WaveNet``). cond: ``[B, F, L, 2W]``, the gate's conditioning at
-    latent rate. noise: float ``[B, T]`` in [0, 1), T at most F x hop. prefix: int64 ``[B, P]`` classes that were
+    latent rate. noise: float ``[B, T]`` in [0, 1), T a multiple of F: T / F samples share a frame. prefix: int64 ``[B, P]`` classes that were
     already there, or None. state: what an earlier call returned, to go on where it stopped, or None.
     Returns int64 classes ``[B, T]`` in [0, Q) and the new state.
     """
@@ -103,4 +111,3 @@ class Sampler(Protocol):
         prefix: Tensor | None = None,
         state: Any | None = None,
     ) -> tuple[Tensor, Any]: ...
-

@@ -87,7 +87,9 @@ class WaveformEncoder(Section):
     @model_validator(mode="after")
     def _window_covers_stride(self) -> WaveformEncoder:
         if any(self.window < stride or (self.window - stride) % 2 for stride in self.strides):
-            raise ValueError(f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0")
+            raise ValueError(
+                f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0"
+            )
         return self
 
 
@@ -112,7 +114,9 @@ class SpectralEncoder(Section):
         if self.frame_window < self.frame_hop:
             raise ValueError(f"frame_window {self.frame_window} must be at least frame_hop {self.frame_hop}")
         if any(self.window < stride or (self.window - stride) % 2 for stride in self.strides):
-            raise ValueError(f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0")
+            raise ValueError(
+                f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0"
+            )
         return self
 
 
@@ -159,13 +163,13 @@ class WaveNetDecoder(Section):
     context: Count = 128  # width of the conditioning network at latent rate
     context_layers: Whole = 2
     speaker_dim: Count = 64
-    jitter: Share = 0.0  # chance that a frame's latent is replaced by a neighbour's (Chorowski et al. 2019, III-C)
 
 
 class Model(Section):
     encoder: Encoder
     bottleneck: Bottleneck
     decoder: WaveNetDecoder
+    jitter: Share = 0.0  # chance that a latent is replaced by a neighbour's (Chorowski et al. 2019, section III-C)
 
 
 # --- training and evaluation --------------------------------------------------------------------------------
@@ -192,7 +196,8 @@ class Evaluation(Section):
     clips: Count | None = None  # validation clips in the passes during training; the last pass takes all
     speakers: Count | None = None  # other speakers tried a clip for the wrong-speaker gap; null: all
     batch: Count = 8
-    sampled: Whole = 2  # clips sampled for the curves at each validation; 0: none
+    sampled: Whole = 2  # clips sampled to listen to at each validation; 0: none
+    sampled_seconds: Positive = 2.0  # of each
 
 
 class Recipe(Section):

@@ -1,0 +1,93 @@
+"""Recipe to objects: the only file that matches on ``kind``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from wavevq import recipe as r
+from wavevq.data import corpora, synthetic
+from wavevq.data.corpora import Listing
+from wavevq.data.store import Store, cache_folder, prepare
+from wavevq.decoders import WaveNetDecoder
+from wavevq.nn.distributions import MuLawCategorical
+from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
+from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer, VectorQuantizer
+from wavevq.nn.wavenet import WaveNet
+from wavevq.vqvae import VqVae
+
+
+def build_listing(data: r.Data, seed: int) -> Listing:
+    """The recordings of a corpus. Raises WavevqError where there are none."""
+    match data:
+        case r.Vctk():
+            return corpora.vctk(data.root, data.microphone, data.held_out, seed)
+        case r.LibriSpeech():
+            return corpora.librispeech(data.root, data.held_out, seed)
+        case r.Fsdd():
+            return corpora.fsdd(data.root, data.held_out, seed)
+        case r.Folder():
+            return corpora.folder(data.root, data.held_out, seed)
+        case r.Synthetic():
+            made = synthetic.synthesize(data.voices, data.sentences, seed, cache_folder())
+            return corpora.folder(made, data.held_out, seed)
+
+
+def build_store(recipe: r.Recipe) -> Store:
+    """The recipe's corpus, decoded and levelled; made once, then taken from the cache."""
+    return prepare(build_listing(recipe.data, recipe.seed), recipe.data.rate, recipe.data.trim_db)
+
+
+def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
+    """The recipe's model with initial weights, a function of its seed."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(recipe.seed)
+        return VqVae(
+            build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
+            build_bottleneck(recipe.model.bottleneck, recipe.seed),
+            build_decoder(recipe.model.decoder, recipe.model.bottleneck.dim, speakers),
+            hop=recipe.hop,
+            jitter=recipe.model.jitter,
+            seed=recipe.seed,
+        )
+
+
+def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:
+    match e:
+        case r.WaveformEncoder():
+            return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim)
+        case r.SpectralEncoder():
+            strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
+            return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
+
+
+def build_bottleneck(b: r.Bottleneck, seed: int) -> VectorQuantizer:
+    match b:
+        case r.GradientVq():
+            return GradientQuantizer(b.codes, b.dim, b.beta, b.revive_after, seed)
+        case r.EmaVq():
+            return EmaQuantizer(b.codes, b.dim, b.beta, b.revive_after, b.decay, seed)
+
+
+def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecoder:
+    wavenet = WaveNet(
+        classes=d.classes,
+        layers=d.layers,
+        cycle=d.cycle,
+        kernel=d.kernel,
+        residual=d.residual,
+        gate=d.gate,
+        skip=d.skip,
+        head=d.head,
+        cond_dim=d.context + d.speaker_dim,
+    )
+    return WaveNetDecoder(
+        wavenet,
+        MuLawCategorical(d.classes),
+        dim=dim,
+        speakers=speakers,
+        speaker_dim=d.speaker_dim,
+        context=d.context,
+        context_layers=d.context_layers,
+    )

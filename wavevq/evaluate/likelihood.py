@@ -1,0 +1,163 @@
+"""Held-out likelihoods of a VQ-VAE, teacher-forced, in bits a sample, and whether it uses its codes and speakers.
+
+All are of the mu-law classes of the levelled signal, so they compare only with numbers of the same level and classes:
+the marginal entropy of those classes stands beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavevq.contracts import Batch
+from wavevq.data.batches import WholeClips, whole_clips
+from wavevq.data.corpora import Split
+from wavevq.data.store import Store
+from wavevq.evaluate.codebook import Usage, entropy_bits, usage
+from wavevq.nn.encoders import frames_of, valid
+from wavevq.vqvae import VqVae
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """bits: -log2 p(x | codes, speaker) a sample. marginal: entropy of the classes without any model, bits a sample.
+
+    shuffled_gap: bits a sample more with the codes of another clip of the same speaker; None where no clip has one.
+    wrong_speaker_gap: bits a sample more with another speaker's label, mean over the others; None with one speaker.
+    usage: of the codes over these clips. clips, samples: how many were measured.
+    """
+
+    bits: float
+    marginal: float
+    shuffled_gap: float | None
+    wrong_speaker_gap: float | None
+    usage: Usage
+    clips: int
+    samples: int
+
+
+@torch.no_grad()
+def measure(
+    model: VqVae, store: Store, split: Split, *, batch: int, limit: int | None, others: int | None, seed: int
+) -> Likelihoods:
+    """Likelihoods of whole clips of a split whose speakers the model knows, on the model's device.
+
+    batch: clips at once. limit: clips at most, None for all. others: wrong speakers tried a clip, None for all.
+    The model must be in evaluation mode; nothing in it changes.
+    """
+    device = next(model.parameters()).device
+    batches = whole_clips(store, split, batch, model.hop, limit)
+    codes = encode_all(model, batches)
+    donors = _donors(model, store, split, codes, seed, batch)
+    wrong = _offsets(len(store.speakers), others, seed)
+    own, shuffled, shuffled_own, mistaken = 0.0, 0.0, 0.0, 0.0
+    samples = shuffled_samples = 0
+    classes = torch.zeros(model.decoder.distribution.classes, dtype=torch.int64)
+    for one in batches:
+        if (one.label < 0).any():
+            raise ValueError(f"{split} holds speakers that were not in training: they have no likelihood")
+        one = one.to(device)
+        mask = valid(one.lengths, one.x.shape[-1])
+        index = one.index.tolist()
+        bits = _bits(model, one, [codes[i] for i in index], one.label, mask)
+        own += bits.sum().item()
+        samples += int(one.lengths.sum())
+        classes += torch.bincount(model.decoder.distribution.encode(one.x[:, 0])[mask].cpu(), minlength=len(classes))
+        has = torch.tensor([i in donors for i in index])
+        if has.any():
+            replaced = [donors.get(i, codes[i]) for i in index]
+            shuffled += _bits(model, one, replaced, one.label, mask)[has].sum().item()
+            shuffled_own += bits[has].sum().item()
+            shuffled_samples += int(one.lengths[has].sum())
+        for offset in wrong:
+            label = (one.label + offset) % len(store.speakers)
+            mistaken += _bits(model, one, [codes[i] for i in index], label, mask).sum().item()
+    return Likelihoods(
+        bits=own / samples,
+        marginal=entropy_bits(classes),
+        shuffled_gap=(shuffled - shuffled_own) / shuffled_samples if shuffled_samples else None,
+        wrong_speaker_gap=(mistaken / len(wrong) - own) / samples if wrong else None,
+        usage=usage(list(codes.values()), model.bottleneck.codes),
+        clips=len(codes),
+        samples=samples,
+    )
+
+
+@torch.no_grad()
+def encode_all(model: VqVae, batches: WholeClips) -> dict[int, Tensor]:
+    """Codes int64 ``[F]`` of every clip, by its place in the split."""
+    device = next(model.parameters()).device
+    codes = {}
+    for one in batches:
+        found = model.encode(one.x.to(device), one.lengths.to(device)).codes
+        assert found is not None
+        for row, frames in enumerate(frames_of(one.lengths, model.hop).tolist()):
+            codes[int(one.index[row])] = found[row, :frames]
+    return codes
+
+
+def derangement(groups: list[str], seed: int) -> dict[int, int]:
+    """For each place in ``groups`` another place of the same group, each taken once; alone in a group: left out."""
+    members = defaultdict(list)
+    for place, group in enumerate(groups):
+        members[group].append(place)
+    taken = {}
+    for group in sorted(members):
+        # One cycle through a random order: nobody is their own donor.
+        order = np.random.default_rng([seed, *group.encode()]).permutation(members[group]).tolist()
+        if len(order) > 1:
+            taken.update(zip(order, order[1:] + order[:1], strict=True))
+    return taken
+
+
+def fitted(codes: Tensor, frames: int) -> Tensor:
+    """Codes int64 ``[F]`` cut or repeated to ``[frames]``."""
+    return codes.repeat(-(-frames // len(codes)))[:frames]
+
+
+def _donors(
+    model: VqVae, store: Store, split: Split, codes: dict[int, Tensor], seed: int, batch: int
+) -> dict[int, Tensor]:
+    """Another clip's codes for each clip, of the same speaker, as long as its own.
+
+    A speaker's only clip of the split takes the codes of a training clip of theirs.
+    """
+    places = sorted(codes)
+    clips = store.split(split)
+    taken = derangement([clips[i].speaker for i in places], seed)
+    donors = {places[a]: fitted(codes[places[b]], len(codes[places[a]])) for a, b in taken.items()}
+    for place in places:
+        if place not in donors and split != "train":
+            found = _training_codes(model, store, clips[place].speaker)
+            if found is not None:
+                donors[place] = fitted(found, len(codes[place]))
+    return donors
+
+
+def _training_codes(model: VqVae, store: Store, speaker: str) -> Tensor | None:
+    for place, clip in enumerate(store.split("train")):
+        if clip.speaker == speaker:
+            one = WholeClips(store, store.split("train"), [[place]], model.hop)
+            return encode_all(model, one)[place]
+    return None
+
+
+def _bits(model: VqVae, batch: Batch, codes: list[Tensor], label: Tensor, mask: Tensor) -> Tensor:
+    """Bits ``[B]`` of each clip given its codes and a label."""
+    frames = batch.x.shape[-1] // model.hop
+    padded = torch.stack([torch.nn.functional.pad(one, (0, frames - len(one))) for one in codes])
+    z = model.bottleneck.lookup(padded)
+    return model.decoder.nll(batch.x, z, label, mask).double() / math.log(2)
+
+
+def _offsets(speakers: int, others: int | None, seed: int) -> list[int]:
+    """Which other speakers are tried: label + offset, modulo their number."""
+    every = np.arange(1, speakers)
+    if others is None or others >= len(every):
+        return every.tolist()
+    return sorted(np.random.default_rng(seed).choice(every, others, replace=False).tolist())

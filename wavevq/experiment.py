@@ -1,0 +1,150 @@
+"""One experiment from recipe to finished run folder: prepare, build, train, validate."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from rich.console import Console
+
+from wavevq.build import build_model, build_store
+from wavevq.data.batches import Crops
+from wavevq.data.store import Store
+from wavevq.errors import WavevqError
+from wavevq.evaluate.validation import Validator
+from wavevq.recipe import Recipe
+from wavevq.run import RUNS, SUMMARY, create, read_recipe, read_speakers, write_recipe
+from wavevq.train.log import read_metrics
+from wavevq.train.loop import fit
+
+# What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
+MAY_CHANGE = {("data", "root"), ("train", "log_every"), ("train", "validate_every"), ("train", "save_every")}
+MAY_CHANGE |= {("train", "keep"), ("evaluation",)}
+
+
+def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
+    """Train what a recipe says in a run folder, to its end. Returns the folder.
+
+    Raises WavevqError for a folder that is in use, exists (without ``resume``) or holds another recipe.
+    """
+    fabric = launch(recipe, console)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    if fabric.is_global_zero:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise WavevqError(f"{folder}: another training is writing to this run folder") from None
+    try:
+        return _train(fabric, recipe, folder, resume, console)
+    finally:
+        lock.release()
+
+
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
+    if resume:
+        refuse_another(read_recipe(folder), recipe, folder)
+    elif folder.exists():
+        raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
+    with fabric.rank_zero_first():
+        store = build_store(recipe)
+    console.print(describe(store), soft_wrap=True, highlight=False)
+    if resume and read_speakers(folder) != store.speakers:
+        raise WavevqError(f"{folder}: was trained with other speakers than the corpus in {recipe.data.kind} has now")
+    if fabric.is_global_zero:
+        if resume:
+            write_recipe(folder, recipe)
+        else:
+            create(folder, recipe, store.speakers)
+        console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    batches = Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed)
+    module = build_model(recipe, len(store.speakers))
+    validator = Validator(module, store, recipe.evaluation, recipe.train.steps, recipe.seed)
+    fit(fabric, module, batches, recipe.train, folder, validator, console, resume)
+    if fabric.is_global_zero:
+        write_summary(folder, recipe, store)
+    return folder
+
+
+def launch(recipe: Recipe, console: Console) -> Fabric:
+    """Devices and processes: what torchrun started, else one process on a GPU where there is one."""
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator="auto",
+        devices=here,
+        num_nodes=started // here,
+        # The quantizer's statistics are all-reduced, so the buffers agree already.
+        strategy=DDPStrategy(broadcast_buffers=False) if started > 1 else "auto",
+        precision=recipe.train.precision,
+    )
+    fabric.launch()
+    if not fabric.is_global_zero:
+        console.quiet = True
+    return fabric
+
+
+def new_folder(recipe_path: str) -> Path:
+    """``runs/<recipe>-<time>``, the time of the launch; the same for all processes of a torchrun."""
+    stamp = os.environ.get("TORCHELASTIC_RUN_ID") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    return RUNS / f"{Path(recipe_path).stem}-{stamp or datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def newest_folder(recipe_path: str) -> Path:
+    """The newest run of a recipe. Raises WavevqError where there is none."""
+    found = sorted(RUNS.glob(f"{Path(recipe_path).stem}-*/recipe.yaml"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise WavevqError(f"{RUNS}/{Path(recipe_path).stem}-*: no run to resume; leave --resume out to begin one")
+    return found[-1].parent
+
+
+def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
+    """Raises WavevqError where the recipe differs in what earlier steps have read."""
+    differing = _differences(before.model_dump(mode="json"), now.model_dump(mode="json"))
+    lines = [
+        f"{folder}: was begun with {'.'.join(path)} = {old!r}, the recipe now has {new!r}"
+        for path, old, new in differing
+        if path not in MAY_CHANGE and path[:1] not in MAY_CHANGE
+    ]
+    if lines:
+        raise WavevqError("\n".join(lines))
+
+
+def describe(store: Store) -> str:
+    """The corpus in one line."""
+    splits = ", ".join(
+        f"{len(store.split(name))} {name}" for name in ("train", "val", "val_unseen") if store.split(name)
+    )
+    lacking = f"; {store.missing} files missing, {len(store.broken)} broken" if store.missing or store.broken else ""
+    return f"corpus: {splits} clips, {store.seconds / 60:.1f} minutes at {store.rate} Hz, {len(store.speakers)} speakers{lacking}"
+
+
+def write_summary(folder: Path, recipe: Recipe, store: Store) -> None:
+    """The last validation's figures: their file marks the run as finished."""
+    last = read_metrics(folder, "validation")[-1]
+    summary: dict[str, Any] = {"finished": datetime.now().isoformat(timespec="seconds"), **last}
+    partial = folder / f".{SUMMARY}"
+    partial.write_text(json.dumps(summary, indent=1) + "\n")
+    partial.replace(folder / SUMMARY)
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], at: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for key in sorted({*a, *b}):
+        old, new = a.get(key), b.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, (*at, key))
+        elif old != new:
+            found.append(((*at, key), old, new))
+    return found

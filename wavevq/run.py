@@ -1,0 +1,207 @@
+"""A run folder: the resolved recipe, speakers, metrics and checkpoints; and the trained model in it.
+
+run = load_run("runs/digits-20261121-090000")
+codes = run.encode(read("in.wav"))
+audio = run.convert(read("in.wav"), speaker="lucas")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from wavevq.audio import Recording, Signal, normalise
+from wavevq.build import build_model
+from wavevq.errors import WavevqError
+from wavevq.noise import uniform
+from wavevq.recipe import Recipe, parse_recipe
+from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
+from wavevq.vqvae import VqVae
+
+RUNS = Path("runs")
+RECIPE, SPEAKERS, SUMMARY, CHECKPOINTS = "recipe.yaml", "speakers.json", "summary.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model and what belongs to it. step: training steps that its weights have seen."""
+
+    folder: Path
+    recipe: Recipe
+    speakers: tuple[str, ...]
+    model: VqVae
+    step: int
+
+    @property
+    def rate(self) -> int:
+        """Hz, of what ``decode`` returns."""
+        return self.recipe.data.rate
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def speaker(self, name: str) -> int:
+        """The label of a speaker. Raises WavevqError for one that the model does not know."""
+        if name not in self.speakers:
+            raise WavevqError(f"{name}: not a speaker of {self.folder}; it knows {', '.join(self.speakers)}")
+        return self.speakers.index(name)
+
+    @torch.no_grad()
+    def encode(self, recording: Recording) -> NDArray[np.int64]:
+        """Codes int64 ``[F]``, one for each hop of samples, the last for what is left."""
+        samples = normalise(recording, self.rate, self.recipe.data.trim_db).samples
+        x = torch.from_numpy(np.pad(samples, (0, -len(samples) % self.model.hop)))
+        lengths = torch.tensor([len(samples)], device=self.device)
+        codes = self.model.encode(x[None, None].to(self.device), lengths).codes
+        assert codes is not None
+        return codes[0].cpu().numpy()
+
+    @torch.no_grad()
+    def decode_batch(
+        self,
+        codes: Sequence[NDArray[np.integer[Any]]],
+        speakers: Sequence[str],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[Signal]:
+        """Audio float32 ``[F x hop]`` of several clips' codes at once; clip i draws from stream i of ``seed``."""
+        tensors = [torch.from_numpy(self.check_codes(one)) for one in codes]
+        frames = max(len(one) for one in tensors)
+        padded = torch.stack([torch.nn.functional.pad(one, (0, frames - len(one))) for one in tensors])
+        valid = torch.arange(frames) < torch.tensor([len(one) for one in tensors])[:, None]
+        label = torch.tensor([self.speaker(name) for name in speakers])
+        noise = uniform(seed, range(len(tensors)), frames * self.model.hop)
+        drawn = self.model.decode(
+            padded.to(self.device),
+            label.to(self.device),
+            valid.to(self.device),
+            noise.to(self.device),
+            temperature,
+            top_p,
+        )
+        return [drawn[i, 0, : len(one) * self.model.hop].cpu().numpy() for i, one in enumerate(tensors)]
+
+    def decode(
+        self,
+        codes: NDArray[np.integer[Any]],
+        speaker: str,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Signal:
+        """Audio float32 ``[F x hop]`` in [-1, 1] at ``rate``, sampled from codes ``[F]``.
+
+        Equal seeds give equal audio. Raises WavevqError for codes of another codebook and for unknown speakers.
+        """
+        return self.decode_batch([codes], [speaker], seed=seed, temperature=temperature, top_p=top_p)[0]
+
+    def convert(
+        self, recording: Recording, speaker: str, *, seed: int = 0, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Signal:
+        """A recording said again by another speaker: float32 in [-1, 1] at ``rate``, of the recording's duration."""
+        label = self.speaker(speaker)  # before the work, not after
+        codes = self.encode(recording)
+        duration = round(len(recording.samples) * self.rate / recording.rate)
+        said = self.decode(codes, self.speakers[label], seed=seed, temperature=temperature, top_p=top_p)
+        return said[:duration]
+
+    def check_codes(self, codes: NDArray[Any]) -> NDArray[np.int64]:
+        """Codes as int64 ``[F]``. Raises WavevqError where they are not this model's."""
+        size = self.model.bottleneck.codes
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise WavevqError(f"codes are {codes.dtype}; they must be integers")
+        if codes.ndim != 1 or not len(codes):
+            raise WavevqError(f"codes have the shape {list(codes.shape)}; they must be one sequence of at least one")
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= size:
+            raise WavevqError(f"codes go from {low} to {high}; the codebook of {self.folder} has 0 to {size - 1}")
+        return codes.astype(np.int64)
+
+
+def load_run(name: str | Path | None = None, device: str | torch.device | None = None) -> Run:
+    """The run in a folder, or of that name under ``runs/``; None as ``find_run``. Averaged weights, on ``device``.
+
+    device: a GPU where there is one, by default. Raises WavevqError for a folder that is no run or is damaged.
+    """
+    folder = find_run(name)
+    recipe = read_recipe(folder)
+    speakers = read_speakers(folder)
+    found = checkpoints(folder / CHECKPOINTS)
+    if not found:
+        raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
+    model = build_model(recipe, len(speakers))
+    model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Run(folder, recipe, speakers, model.eval().to(device), read_state(found[-1])["step"])
+
+
+def find_run(name: str | Path | None) -> Path:
+    """The folder of a run: as named, or under ``runs/``; for None ``$WAVEVQ_RUN``, else the newest finished one."""
+    name = name or os.environ.get("WAVEVQ_RUN")
+    if name:
+        for folder in (Path(name), RUNS / name):
+            if (folder / RECIPE).is_file():
+                return folder
+        raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/")
+    finished = sorted(RUNS.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime_ns)
+    if not finished:
+        raise WavevqError(f"no finished run under {RUNS}/: train one (wavevq train RECIPE) or name one with --run")
+    return finished[-1].parent
+
+
+def create(folder: Path, recipe: Recipe, speakers: Sequence[str]) -> None:
+    """Begin a run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_recipe(folder, recipe)
+    (folder / SPEAKERS).write_text(json.dumps({"speakers": list(speakers)}, indent=1) + "\n", encoding="utf-8")
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """The resolved recipe, every default written out."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Raises WavevqError for one that cannot be read."""
+    path = folder / RECIPE
+    try:
+        return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WavevqError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def read_speakers(folder: Path) -> tuple[str, ...]:
+    """Raises WavevqError for a list that cannot be read."""
+    path = folder / SPEAKERS
+    try:
+        speakers = json.loads(path.read_text(encoding="utf-8"))["speakers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WavevqError(f"{path}: not a list of speakers ({error!r})") from None
+    if not isinstance(speakers, list) or not speakers or not all(isinstance(name, str) for name in speakers):
+        raise WavevqError(f"{path}: not a list of speakers")
+    return tuple(speakers)
+
+
+def read_codes(path: str | Path) -> NDArray[Any]:
+    """The array in a codes file: .npy, integers ``[F]``; nothing in it is executed. Raises WavevqError."""
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WavevqError(f"{path}: cannot be read as a .npy file of codes ({' '.join(str(error).split())})") from None
+    if not isinstance(codes, np.ndarray):
+        raise WavevqError(f"{path}: an archive of arrays; codes are one .npy array")
+    return codes

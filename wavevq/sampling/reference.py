@@ -1,0 +1,115 @@
+"""The definition of right: a plain, slow loop over samples with one queue of past inputs a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wavevq.nn.wavenet import WaveNet
+
+
+@dataclass
+class State:
+    """Where a stream stands. queues: one ``[B, (k - 1) x dilation, R]`` a layer, oldest input first at ``position``
+    modulo its length; present: the next input ``[B, R]``; position: samples so far."""
+
+    queues: list[Tensor]
+    present: Tensor
+    position: int
+
+
+def start(weights: WaveNet, batch: int) -> State:
+    """The state before the first sample: everything that precedes it is zero."""
+    like = weights.embedding
+    past = weights.taps.shape[1] - 1
+    queues = [like.new_zeros(batch, past * dilation, like.shape[1]) for dilation in weights.dilations]
+    return State(queues, like.new_zeros(batch, like.shape[1]), 0)
+
+
+@torch.no_grad()
+def sample(
+    weights: WaveNet,
+    cond: Tensor,
+    noise: Tensor,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    prefix: Tensor | None = None,
+    state: State | None = None,
+) -> tuple[Tensor, State]:
+    """The reference backend of ``contracts.Sampler``.
+
+    cond: ``[B, F, L, 2W]``; its F frames cover the prefix and the new samples together. noise: ``[B, T]``.
+    Returns int64 classes ``[B, T]`` and the state after them. Runs in the dtype of the weights.
+    """
+    batch, count = noise.shape
+    given = 0 if prefix is None else prefix.shape[1]
+    hop = (given + count) // cond.shape[1] if cond.shape[1] else 1
+    state = start(weights, batch) if state is None else state
+    drawn = torch.empty(batch, given + count, dtype=torch.int64, device=cond.device)
+    if prefix is not None:
+        drawn[:, :given] = prefix
+    with _one_thread(cond.device):
+        for t in range(given + count):
+            logits = step(weights, cond[:, t // hop], state)
+            if t >= given:
+                drawn[:, t] = pick(logits, noise[:, t - given], temperature, top_p)
+            state.present = weights.embedding[drawn[:, t]]
+            state.position += 1
+    return drawn[:, given:], state
+
+
+def step(weights: WaveNet, cond: Tensor, state: State) -> Tensor:
+    """Logits ``[B, Q]`` of the next sample; queues its input. cond: ``[B, L, 2W]``."""
+    x = state.present
+    kernel = weights.taps.shape[1]
+    total: Tensor | float = 0.0
+    for layer, dilation in enumerate(weights.dilations):
+        queue = state.queues[layer]
+        length = queue.shape[1]
+        gates = torch.addmm(cond[:, layer], x, weights.taps[layer, -1])
+        for tap in range(kernel - 1):
+            gates = gates.addmm(queue[:, (state.position + tap * dilation) % length], weights.taps[layer, tap])
+        queue[:, state.position % length] = x
+        filtered, gate = gates.chunk(2, dim=1)
+        hidden = torch.tanh(filtered) * torch.sigmoid(gate)
+        total = total + hidden @ weights.skip[layer]
+        if layer < len(weights.residual):
+            x = torch.addmm(x, hidden, weights.residual[layer])
+    assert isinstance(total, Tensor)
+    return weights.head(total)
+
+
+def pick(logits: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """The class at which the cumulated probability passes ``noise``: int64 ``[B]`` of logits ``[B, Q]``, noise ``[B]``.
+
+    temperature above 0 divides the logits; top_p in (0, 1] keeps the fewest likeliest classes that reach it.
+    Probabilities are cumulated in float64, in the order of the classes.
+    """
+    probability = F.softmax(logits.double() / temperature, dim=-1)
+    if top_p < 1:
+        ordered, order = probability.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered
+        probability = probability.scatter(-1, order, ordered.where(before < top_p, 0.0))
+    cumulated = probability.cumsum(-1)
+    target = noise.double().to(logits.device) * cumulated[..., -1]
+    # The first class whose cumulated probability exceeds the target; rounding may leave the target at the top.
+    passed = (cumulated <= target[..., None]).sum(-1)
+    last = probability.shape[-1] - 1 - (probability.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(passed, last)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """One thread for the small products of a step: two wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,113 @@
+"""What a training run says: a progress bar, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Audio to listen to: float32 ``[T]`` at ``rate`` Hz."""
+
+    samples: np.ndarray[Any, np.dtype[np.float32]]
+    rate: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation pass found: named figures, plots and clips, and warnings to say aloud."""
+
+    scalars: dict[str, float]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    clips: dict[str, Clip] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Log:
+    """One run's log. ``first`` is the step it goes on from: lines of later steps, left by a killed run, are dropped."""
+
+    def __init__(self, folder: Path, console: Console, steps: int, first: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.console, self.steps = console, steps
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in _lines(self.path) if line["step"] <= first]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=first + 1)
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[says]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("train", total=steps, completed=first, says="")
+        self.progress.start()
+        self.started = time.monotonic()
+
+    def advance(self, step: int) -> None:
+        """One step is done."""
+        self.progress.update(self.task, completed=step)
+
+    def training(self, step: int, scalars: dict[str, float]) -> None:
+        """Averages since the last line."""
+        says = "  ".join(f"{_short(value)} {name.replace('_', ' ')}" for name, value in scalars.items())
+        self.progress.update(self.task, says=says)
+        if not self.console.is_terminal:
+            self.console.print(f"step {step}/{self.steps}  {says}", soft_wrap=True)
+        self._write(step, "train", scalars)
+
+    def validation(self, step: int, found: Validation) -> None:
+        """A validation pass after ``step`` steps."""
+        says = "  ".join(f"{_short(value)} {name.replace('_', ' ')}" for name, value in found.scalars.items())
+        self.console.print(f"validation at step {step}: {says}", soft_wrap=True, highlight=False)
+        for warning in found.warnings:
+            self.console.print(f"WARNING: {warning}", style="bold red", soft_wrap=True)
+        self._write(step, "validation", found.scalars)
+        for name, figure in found.figures.items():
+            self.board.add_figure(name, figure, step)  # type: ignore[no-untyped-call]
+        for name, clip in found.clips.items():
+            self.board.add_audio(name, clip.samples[None], step, clip.rate)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self.progress.stop()
+        self.board.close()  # type: ignore[no-untyped-call]
+
+    def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
+        line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in scalars.items():
+            self.board.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+
+def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` of one kind, "train" or "validation"."""
+    return [line for line in _lines(folder / "metrics.jsonl") if line["kind"] == kind]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only: a killed run may leave half of one at the end."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().split("\n")[:-1]:
+        lines.append(json.loads(text))
+    return lines
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"

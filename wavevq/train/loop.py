@@ -1,0 +1,187 @@
+"""The training loop. A step is a pure function of (recipe, seed, step, global example index)."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from lightning.fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from wavevq.contracts import Batch
+from wavevq.errors import WavevqError
+from wavevq.recipe import Train
+from wavevq.train.log import Log, Validation
+from wavevq.train.state import Average, TrainState, checkpoints
+
+Validate = Callable[[int], Validation]  # called on rank 0 with the finished steps, the averaged weights in place
+
+
+class Batches(Protocol):
+    """Where batches come from: ``at`` is a pure function of its arguments."""
+
+    seconds: float  # of signal in one global batch
+
+    def at(self, step: int, rank: int, world: int) -> Batch: ...
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved."""
+
+
+def fit(
+    fabric: Fabric,
+    module: nn.Module,
+    batches: Batches,
+    plan: Train,
+    folder: Path,
+    validate: Validate,
+    console: Console,
+    resume: bool,
+) -> None:
+    """Train ``module`` (``contracts.Trainable``) to ``plan.steps``, with checkpoints and logs in ``folder``.
+
+    Raises WavevqError for a non-finite step, before it reaches the weights, and Interrupted after a Ctrl-C.
+    """
+    fabric.to_device(module)
+    optimizer = torch.optim.Adam(module.parameters(), lr=plan.learning_rate, fused=True)
+    state = TrainState(module, optimizer, Average(module, plan.average))
+    if resume:
+        load_newest(state, folder / "checkpoints", console)
+    model, optimizer = fabric.setup(module, optimizer)
+    model.mark_forward_method("training_loss")
+    log = Log(folder, console, plan.steps, state.step) if fabric.is_global_zero else None
+    meter = Meter(batches.seconds)
+    module.train()
+    try:
+        with _asked_to_stop() as stop:
+            while state.step < plan.steps:
+                batch = batches.at(state.step, fabric.global_rank, fabric.world_size).to(fabric.device)
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.learning_rate * rate_factor(plan, state.step)
+                losses = model.training_loss(batch)
+                fabric.backward(losses.loss)
+                norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+                refuse_nonfinite(state.step, losses.loss, norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                state.step += 1
+                state.average.update(module, state.step)
+                meter.add(losses.metrics)
+                last = state.step == plan.steps
+                if log:
+                    log.advance(state.step)
+                    if state.step % plan.log_every == 0 or last:
+                        log.training(state.step, meter.read())
+                asked = any_rank(fabric, stop)
+                if (state.step % plan.save_every == 0 or last or asked) and fabric.is_global_zero:
+                    state.save(folder / "checkpoints", plan.keep)
+                if asked:
+                    raise Interrupted
+                if state.step % plan.validate_every == 0 and not last:
+                    with meter.paused():
+                        check(state, validate, log)
+                        fabric.barrier()
+        # Outside the loop, so that a run killed during its last validation still gets one.
+        check(state, validate, log)
+        fabric.barrier()
+    finally:
+        if log:
+            log.close()
+
+
+def check(state: TrainState, validate: Validate, log: Log | None) -> None:
+    """Validate the averaged weights, on the rank that logs."""
+    if log:
+        with state.average.applied(state.module):
+            log.validation(state.step, validate(state.step))
+
+
+def rate_factor(plan: Train, step: int) -> float:
+    """The learning rate's factor at a step: linear warm-up, constant, linear fall to zero over the cooldown."""
+    rise = (step + 1) / plan.warmup if plan.warmup else 1.0
+    fall = (plan.steps - step) / (plan.cooldown * plan.steps) if plan.cooldown else 1.0
+    return min(1.0, rise, fall)
+
+
+def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor | None) -> None:
+    """Stop before the optimizer takes a step that would ruin the weights: every rank sees the same norm."""
+    if norm is None or not math.isfinite(norm.item()):
+        value = loss.item()
+        raise WavevqError(
+            f"step {step}: the loss is {value} and the gradient's norm is {None if norm is None else norm.item()}; "
+            "the weights are untouched and the last checkpoint is good (try a lower train.learning_rate)"
+        )
+
+
+def load_newest(state: TrainState, folder: Path, console: Console) -> None:
+    """Go on from the newest checkpoint that can be read; a damaged one is named and the one before it used."""
+    for checkpoint in reversed(checkpoints(folder)):
+        try:
+            state.load(checkpoint)
+        except WavevqError as error:
+            console.print(f"skipping a damaged checkpoint: {error}", soft_wrap=True)
+        else:
+            return
+    raise WavevqError(f"{folder}: no checkpoint to resume from")
+
+
+def any_rank(fabric: Fabric, stop: list[int]) -> bool:
+    """Whether any rank was asked to stop: all must leave the loop at the same step."""
+    if fabric.world_size == 1:
+        return bool(stop)
+    return bool(fabric.all_reduce(torch.tensor(float(len(stop))), reduce_op="sum") > 0)
+
+
+class Meter:
+    """Means of the metrics, and audio seconds a second of training, since the last reading."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.since = time.monotonic()
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + value
+        self.count += 1
+
+    def read(self) -> dict[str, float]:
+        now = time.monotonic()
+        means = {name: (value / self.count).item() for name, value in self.sums.items()}
+        means["audio_seconds_per_second"] = self.count * self.seconds / max(now - self.since, 1e-9)
+        self.sums, self.count, self.since = {}, 0, now
+        return means
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not training."""
+        before = time.monotonic()
+        yield
+        self.since += time.monotonic() - before
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second one ends at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

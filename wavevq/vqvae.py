@@ -1,0 +1,88 @@
+"""The VQ-VAE: encoder, bottleneck, decoder (Van den Oord et al. 2017, equation 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from wavevq.contracts import Batch, Latents, StepLoss
+from wavevq.decoders import WaveNetDecoder
+from wavevq.distributed import total, world_size
+from wavevq.nn.encoders import frames_of, valid
+from wavevq.nn.quantizers import VectorQuantizer
+from wavevq.noise import uniform
+
+
+class VqVae(nn.Module):
+    """An autoencoder whose latents are codes.
+
+    jitter: chance that a training frame's latent is replaced by its left or right neighbour's; its randomness is
+    that of each example's global index under ``seed``.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        bottleneck: VectorQuantizer,
+        decoder: WaveNetDecoder,
+        *,
+        hop: int,
+        jitter: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.hop, self.jitter, self.seed = hop, jitter, seed
+
+    def encode(self, x: Tensor, lengths: Tensor) -> Latents:
+        """Latents ``[B, F, D]`` and codes int64 ``[B, F]`` of ``[B, 1, T]``, T a multiple of the hop."""
+        z_e = self.encoder(x, lengths)
+        latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]))
+        return latents
+
+    @torch.no_grad()
+    def decode(
+        self, codes: Tensor, label: Tensor, frames: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
+        """Samples float32 ``[B, 1, F x hop]`` of codes int64 ``[B, F]``, of which ``frames``, bool ``[B, F]``, are valid.
+
+        label: int64 ``[B]``; noise: uniform ``[B, F x hop]``.
+        """
+        z = self.bottleneck.lookup(codes)
+        return self.decoder.sample(z, label, noise, temperature, top_p, frames)
+
+    def training_loss(self, batch: Batch) -> StepLoss:
+        """Negative log-likelihood in nats a sample plus the bottleneck's loss.
+
+        Divided by the valid samples of all ranks over the number of ranks, since DDP averages gradients.
+        """
+        latents = self.encode(batch.x, batch.lengths)
+        z = latents.z
+        if self.jitter:
+            frames = frames_of(batch.lengths, self.hop)
+            z = jittered(z, frames, uniform(self.seed, batch.index.tolist(), z.shape[1]), self.jitter)
+        mask = valid(batch.lengths, batch.x.shape[-1])
+        nats = self.decoder.nll(batch.x, z, batch.label, mask).sum()
+        count = total(mask.sum())
+        loss = nats / (count / world_size()) + latents.loss
+        bits = total(nats) / count / math.log(2)
+        return StepLoss(loss, {"bits_per_sample": bits, "bottleneck_loss": latents.loss.detach()})
+
+
+def jittered(z: Tensor, frames: Tensor, noise: Tensor, chance: float) -> Tensor:
+    """z ``[B, F, D]`` with each frame replaced by a neighbour with probability ``chance`` (Chorowski 2019, III-C).
+
+    Half of the replacements come from the left and half from the right, none from outside the valid frames
+    (int64 ``[B]``). noise: uniform ``[B, F]``.
+    """
+    noise = noise.to(z.device)
+    shift = (noise < chance).long() - 2 * (noise < chance / 2).long()
+    own = torch.arange(z.shape[1], device=z.device)
+    source = torch.minimum((own + shift).clamp(min=0), (frames[:, None] - 1).clamp(min=0))
+    # Padding stays where it is.
+    source = torch.where(own < frames[:, None], source, own)
+    return z.gather(1, source[..., None].expand_as(z))
