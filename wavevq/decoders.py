@@ -10,7 +10,7 @@ from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.wavenet import WaveNet
 from wavevq.sampling import reference
 
-POSITIONS_AT_ONCE = 2**16  # 64 MiB of logits
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
 
 
 class WaveNetDecoder(nn.Module):
@@ -57,7 +57,7 @@ class WaveNetDecoder(nn.Module):
         frames = mask[:, ::hop]  # a frame is valid if it holds one valid sample, and the first is the first to be
         skips = self.wavenet.skips(classes, self.conditioning(z, label, frames))
         # The logits are the largest tensor there is: those of a long clip never stand there at once.
-        size = max(1, POSITIONS_AT_ONCE // len(x))
+        size = max(1, LOGITS_AT_ONCE[x.device.type] // (len(x) * self.wavenet.classes))
         parts = zip(skips.split(size, 1), classes.split(size, 1), mask.split(size, 1), strict=True)
         nats = [(self.distribution.nll(self.wavenet.head(s), c) * m).sum(1) for s, c, m in parts]
         return torch.stack(nats).sum(0)

@@ -127,7 +127,8 @@ def describe(store: Store) -> str:
         f"{len(store.split(name))} {name}" for name in ("train", "val", "val_unseen") if store.split(name)
     )
     lacking = f"; {store.missing} files missing, {len(store.broken)} broken" if store.missing or store.broken else ""
-    return f"corpus: {splits} clips, {store.seconds / 60:.1f} minutes at {store.rate} Hz, {len(store.speakers)} speakers{lacking}"
+    size = f"{store.seconds / 60:.1f} minutes at {store.rate} Hz, {len(store.speakers)} speakers"
+    return f"corpus: {splits} clips, {size}{lacking}"
 
 
 def write_summary(folder: Path, recipe: Recipe, store: Store) -> None:

@@ -48,9 +48,9 @@ class VqVae(nn.Module):
     def decode(
         self, codes: Tensor, label: Tensor, frames: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0
     ) -> Tensor:
-        """Samples float32 ``[B, 1, F x hop]`` of codes int64 ``[B, F]``, of which ``frames``, bool ``[B, F]``, are valid.
+        """Samples float32 ``[B, 1, F x hop]`` of codes int64 ``[B, F]``.
 
-        label: int64 ``[B]``; noise: uniform ``[B, F x hop]``.
+        label: int64 ``[B]``; frames: bool ``[B, F]``, the valid ones; noise: uniform ``[B, F x hop]``.
         """
         z = self.bottleneck.lookup(codes)
         return self.decoder.sample(z, label, noise, temperature, top_p, frames)

@@ -41,6 +41,11 @@ class Crops:
     def steps_per_epoch(self) -> int:
         return -(-len(self._clip_of_window) // self.batch)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of signal in a step's batch, padding included."""
+        return self.batch * self.crop / self.store.rate
+
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes: rows rank::world. x float32 ``[B, 1, crop]``.
 

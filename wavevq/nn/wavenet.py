@@ -145,20 +145,21 @@ class _ResidualStack(torch.autograd.Function):
         layers, kernel = taps.shape[:2]
         gated = taps.shape[3] // 2
         total = x.new_zeros(rows, skip.shape[2])
-        source = _padded(x.reshape(rows, width), (kernel - 1) * dilations[0] * batch)
-        inputs = []
-        gates = x.new_empty(layers if keep else 1, rows, 2 * gated)
+        source = _below_zeros(x, rows, (kernel - 1) * dilations[0] * batch)
+        source[-rows:] = x.reshape(rows, width)
+        inputs, gates = [], []
         blocks = _blocks(steps, len(cond), batch, x.device)
         hidden = x.new_empty(blocks[0][1], gated)
         for layer, dilation in enumerate(dilations):
             shift = dilation * batch
+            if keep or layer == 0:
+                gates.append(x.new_empty(rows, 2 * gated))
             if keep:
                 inputs.append(source)
             if layer < layers - 1:
-                above = (kernel - 1) * dilations[layer + 1] * batch
-                target = _padded(source[(kernel - 1) * shift :], above)
+                target = _below_zeros(x, rows, (kernel - 1) * dilations[layer + 1] * batch)
             for start, stop, first, last in blocks:
-                gate = gates[layer if keep else 0, start:stop]
+                gate = gates[-1][start:stop]
                 torch.mm(source[start:stop], taps[layer, 0], out=gate)
                 for tap in range(1, kernel):
                     gate.addmm_(source[tap * shift + start : tap * shift + stop], taps[layer, tap])
@@ -169,19 +170,21 @@ class _ResidualStack(torch.autograd.Function):
                 h = torch.mul(filtered, opened, out=hidden[: stop - start])
                 total[start:stop].addmm_(h, skip[layer])
                 if layer < layers - 1:
-                    target[above + start : above + stop].addmm_(h, residual[layer])
+                    present = source[(kernel - 1) * shift :][start:stop]
+                    torch.addmm(present, h, residual[layer], out=target[-rows:][start:stop])
             if layer < layers - 1:
                 source = target
-        ctx.save_for_backward(cond, taps, residual, skip, gates, *inputs)
+        ctx.save_for_backward(cond, taps, residual, skip, *gates, *inputs)
         ctx.dilations, ctx.blocks = dilations, blocks
         return total.view(steps, batch, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        cond, taps, residual, skip, gates, *inputs = ctx.saved_tensors
+        cond, taps, residual, skip, *saved = ctx.saved_tensors
         steps, batch = d_total.shape[:2]
         layers, kernel, width, _ = taps.shape
+        gates, inputs = saved[:layers], saved[layers:]
         gated = taps.shape[3] // 2
         d_total = d_total.reshape(steps * batch, -1)
         # Sums over blocks in float32: bfloat16 would lose the later ones.
@@ -199,7 +202,7 @@ class _ResidualStack(torch.autograd.Function):
             # Blocks run forwards in time: a tap adds only to rows whose own gradient has been used already.
             for start, stop, first, last in ctx.blocks:
                 rows = stop - start
-                gate = gates[layer, start:stop]
+                gate = gates[layer][start:stop]
                 filtered, opened = gate.split(gated, dim=1)
                 h = torch.mul(filtered, opened, out=hidden[:rows])
                 d_skip[layer].add_(h.t() @ d_total[start:stop])
@@ -222,9 +225,11 @@ class _ResidualStack(torch.autograd.Function):
         return d_input, d_cond, d_taps.to(taps.dtype), d_residual.to(taps.dtype), d_skip.to(taps.dtype), None, None
 
 
-def _padded(rows: Tensor, above: int) -> Tensor:
-    """A copy of ``rows`` below ``above`` rows of zeros."""
-    return F.pad(rows, (0, 0, above, 0))
+def _below_zeros(like: Tensor, rows: int, above: int) -> Tensor:
+    """Room for ``rows`` rows of ``[T, B, R]`` below ``above`` rows of zeros."""
+    buffer = like.new_empty(above + rows, like.shape[2])
+    buffer[:above] = 0
+    return buffer
 
 
 def _blocks(steps: int, frames: int, batch: int, device: torch.device) -> list[tuple[int, int, int, int]]:

@@ -103,10 +103,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """Whole lines only: a killed run may leave half of one at the end."""
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text().split("\n")[:-1]:
-        lines.append(json.loads(text))
-    return lines
+    return [json.loads(text) for text in path.read_text().split("\n")[:-1]]
 
 
 def _short(value: float) -> str:

@@ -27,7 +27,10 @@ Validate = Callable[[int], Validation]  # called on rank 0 with the finished ste
 class Batches(Protocol):
     """Where batches come from: ``at`` is a pure function of its arguments."""
 
-    seconds: float  # of signal in one global batch
+    @property
+    def seconds(self) -> float:
+        """Of signal in one global batch."""
+        ...
 
     def at(self, step: int, rank: int, world: int) -> Batch: ...
 
