@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from wavevq.data.synthetic import Phone, phones_path, read_phones, synthesize
+from wavevq.data.store import Phone
+from wavevq.data.synthetic import synthesize
 from wavevq.evaluate.probes import Clip, PhoneProbe, SpeakerProbe, WordProbe
 
 SENTENCES, HELD_OUT = 24, 8
@@ -19,13 +20,18 @@ SENTENCES, HELD_OUT = 24, 8
 class Part:
     clips: list[Clip]
     speakers: list[str]
-    phones: list[tuple[Phone, ...]]
+    phones: list[list[Phone]]
 
 
 def read(path: Path) -> tuple[Clip, int]:
     samples, rate = soundfile.read(path, dtype="float32")
     samples -= samples.mean()
     return np.clip(samples * (0.08 / samples.std()), -1, 1), rate
+
+
+def read_phones(audio: Path) -> list[Phone]:
+    rows = audio.with_suffix(".phones.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    return [(float(start), float(end), symbol) for start, end, symbol in (row.split("\t") for row in rows)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> tuple[Part, Part]:
         part = parts[int(path.stem[-4:]) > SENTENCES - HELD_OUT]
         part.clips.append(read(path)[0])
         part.speakers.append(path.parent.name)
-        part.phones.append(read_phones(phones_path(path)))
+        part.phones.append(read_phones(path))
     return parts
 
 
@@ -96,10 +102,10 @@ def test_words_of_a_closed_vocabulary_are_told_apart(speech: tuple[Part, Part]) 
     words: list[list[str]] = [[], []]
     for side, part in enumerate(speech):
         for clip, phones in zip(part.clips, part.phones, strict=True):
-            for phone in phones:
-                if phone.symbol in vocabulary:
-                    clips[side].append(clip[round(phone.start * RATE) : round(phone.end * RATE)])
-                    words[side].append(phone.symbol)
+            for start, end, symbol in phones:
+                if symbol in vocabulary:
+                    clips[side].append(clip[round(start * RATE) : round(end * RATE)])
+                    words[side].append(symbol)
     probe = WordProbe.fit(clips[0], words[0], RATE)
     assert probe.score("word", clips[1], words[1]).value > 0.85
     rolled = words[0][1:] + words[0][:1]

@@ -11,7 +11,6 @@ The corpus is a folder with one folder a speaker, as ``folder`` corpora are::
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import importlib.util
 import json
@@ -40,15 +39,6 @@ AT_ONCE = 2  # processes
 
 # Variants that differ in pitch and timbre, without echo and without clipping at RMS 0.08; any first few are mixed.
 VOICES = ("f1", "m3", "linda", "Michael", "steph", "Reed", "grandma", "boris", "anika", "quincy")
-
-
-@dataclass(frozen=True)
-class Phone:
-    """A phone of an utterance: from ``start`` to ``end`` seconds; ``symbol`` is IPA, or "_" for a pause."""
-
-    start: float
-    end: float
-    symbol: str
 
 
 @dataclass(frozen=True)
@@ -87,18 +77,6 @@ def synthesize(voices: int, sentences: int, seed: int, cache: Path) -> Path:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
     return corpus
-
-
-def phones_path(audio: Path) -> Path:
-    """Where the phones of an utterance of this corpus stand."""
-    return audio.with_suffix(".phones.tsv")
-
-
-def read_phones(path: Path) -> tuple[Phone, ...]:
-    """The phones of an utterance, in order and without gaps, from its ``.phones.tsv``."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return tuple(Phone(float(row["start_seconds"]), float(row["end_seconds"]), row["symbol"]) for row in rows)
 
 
 def _find_engine() -> _Engine:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from wavevq.data.synthetic import Phone
+from wavevq.data.store import Phone
 
 Clip = np.ndarray[Any, np.dtype[np.float32]]
 Features = np.ndarray[Any, np.dtype[np.float64]]
@@ -126,7 +126,7 @@ class PhoneProbe:
 
     @classmethod
     def fit(cls, clips: Sequence[Clip], phones: Sequence[Sequence[Phone]], rate: int, seed: int = 0) -> Self:
-        """A probe from clips at ``rate`` Hz and their phones; fits on at most MOST_FRAMES frames, drawn by ``seed``."""
+        """A probe from clips at ``rate`` Hz and their phones in order; MOST_FRAMES frames at most, drawn by ``seed``."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -166,11 +166,12 @@ def _frames(
     for clip, spoken in zip(clips, phones, strict=True):
         bands = _log_mel(clip, rate).T
         centres = np.arange(len(bands)) * _hop(rate) / rate
-        within = centres < min(spoken[-1].end, len(clip) / rate)
-        which = np.searchsorted([phone.start for phone in spoken], centres[within], side="right") - 1
+        which = np.searchsorted([start for start, _, _ in spoken], centres, side="right") - 1
+        within = (which >= 0) & (centres < np.array([end for _, end, _ in spoken])[which])
+        within &= centres < len(clip) / rate
         neighbours = [np.clip(np.arange(len(bands)) + shift, 0, len(bands) - 1) for shift in CONTEXT]
         features.append(np.concatenate([bands[index] for index in neighbours], axis=1)[within])
-        symbols.append(np.array([phone.symbol for phone in spoken])[which])
+        symbols.append(np.array([symbol for _, _, symbol in spoken])[which[within]])
     return np.concatenate(features), np.concatenate(symbols)
 
 
