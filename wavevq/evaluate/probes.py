@@ -126,7 +126,7 @@ class PhoneProbe:
 
     @classmethod
     def fit(cls, clips: Sequence[Clip], phones: Sequence[Sequence[Phone]], rate: int, seed: int = 0) -> Self:
-        """A probe from clips at ``rate`` Hz and their phones in order; MOST_FRAMES frames at most, drawn by ``seed``."""
+        """A probe from clips at ``rate`` Hz and their phones in order; at most MOST_FRAMES, drawn by ``seed``."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
