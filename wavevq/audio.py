@@ -95,18 +95,28 @@ def write(path: str | Path, samples: NDArray[np.floating], rate: int) -> None:
     Raises WavevqError for an unknown suffix, or a place or a rate that does not work; nothing half-written is left.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise WavevqError(f"{path}: the suffix must be one of {', '.join(FORMATS)}")
-    container, coding = FORMATS[path.suffix.lower()]
+    container, coding = check_format(path, rate)
     clipped = np.clip(samples, -1, 1).astype(np.float32)
     with replacing(path) as temporary:
         try:
             with soundfile.SoundFile(temporary, "w", rate, 1, subtype=coding, format=container) as file:
                 for start in range(0, len(clipped), WRITE_BLOCK):
                     file.write(clipped[start : start + WRITE_BLOCK])
-        except (soundfile.SoundFileError, ValueError) as error:
-            reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-            raise WavevqError(f"{path}: {container} at {rate} Hz cannot be written ({reason})") from None
+        except soundfile.SoundFileError as error:
+            raise WavevqError(f"{path}: cannot be written ({str(error).strip().rstrip('.')})") from None
+
+
+def check_format(path: Path, rate: int) -> tuple[str, str]:
+    """Container and coding of the suffix. Raises WavevqError for an unknown one and where it cannot have ``rate``."""
+    if path.suffix.lower() not in FORMATS:
+        raise WavevqError(f"{path}: the suffix must be one of {', '.join(FORMATS)}")
+    container, coding = FORMATS[path.suffix.lower()]
+    try:
+        soundfile.SoundFile(io.BytesIO(), "w", rate, 1, subtype=coding, format=container).close()
+    except (soundfile.SoundFileError, ValueError) as error:
+        reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+        raise WavevqError(f"{path}: {container} at {rate} Hz cannot be written ({reason})") from None
+    return container, coding
 
 
 @contextmanager

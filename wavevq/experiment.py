@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 
+from wavevq.audio import replacing
 from wavevq.build import build_model, build_store
 from wavevq.data.batches import Crops
 from wavevq.data.store import Store
@@ -26,7 +28,12 @@ from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
-MAY_CHANGE = {("data", "root"), ("train", "log_every"), ("train", "validate_every"), ("train", "save_every")}
+MAY_CHANGE: set[tuple[str, ...]] = {
+    ("data", "root"),
+    ("train", "log_every"),
+    ("train", "validate_every"),
+    ("train", "save_every"),
+}
 MAY_CHANGE |= {("train", "keep"), ("evaluation",)}
 
 
@@ -36,42 +43,56 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
     Raises WavevqError for a folder that is in use, exists (without ``resume``) or holds another recipe.
     """
     fabric = launch(recipe, console)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    if fabric.is_global_zero:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise WavevqError(f"{folder}: another training is writing to this run folder") from None
-    try:
-        return _train(fabric, recipe, folder, resume, console)
-    finally:
-        lock.release()
-
-
-def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
-    if resume:
-        refuse_another(read_recipe(folder), recipe, folder)
-    elif folder.exists():
-        raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
+    refuse(recipe, folder, resume)
     with fabric.rank_zero_first():
         store = build_store(recipe)
-    console.print(describe(store), soft_wrap=True, highlight=False)
     if resume and read_speakers(folder) != store.speakers:
         raise WavevqError(f"{folder}: was trained with other speakers than the corpus in {recipe.data.kind} has now")
-    if fabric.is_global_zero:
-        if resume:
-            write_recipe(folder, recipe)
-        else:
-            create(folder, recipe, store.speakers)
-        console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    console.print(describe(store), soft_wrap=True, highlight=False)
+    with locked(folder) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            refuse(recipe, folder, resume)  # again: another training may have been quicker
+            if resume:
+                write_recipe(folder, recipe)
+            else:
+                create(folder, recipe, store.speakers)
+            console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+        _train(fabric, recipe, folder, resume, store, console)
+    return folder
+
+
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: Store, console: Console) -> None:
     batches = Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed)
     module = build_model(recipe, len(store.speakers))
     validator = Validator(module, store, recipe.evaluation, recipe.train.steps, recipe.seed)
     fit(fabric, module, batches, recipe.train, folder, validator, console, resume)
     if fabric.is_global_zero:
-        write_summary(folder, recipe, store)
-    return folder
+        write_summary(folder)
+
+
+def refuse(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Raises WavevqError for a folder that this training must not write to."""
+    if resume:
+        refuse_another(read_recipe(folder), recipe, folder)
+    elif folder.exists():
+        raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One training at a time. The lock lies beside the folder, which need not exist yet."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise WavevqError(f"{folder}: another training is writing to this run folder") from None
+    except OSError as error:
+        raise WavevqError(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def launch(recipe: Recipe, console: Console) -> Fabric:
@@ -131,13 +152,12 @@ def describe(store: Store) -> str:
     return f"corpus: {splits} clips, {size}{lacking}"
 
 
-def write_summary(folder: Path, recipe: Recipe, store: Store) -> None:
+def write_summary(folder: Path) -> None:
     """The last validation's figures: their file marks the run as finished."""
     last = read_metrics(folder, "validation")[-1]
     summary: dict[str, Any] = {"finished": datetime.now().isoformat(timespec="seconds"), **last}
-    partial = folder / f".{SUMMARY}"
-    partial.write_text(json.dumps(summary, indent=1) + "\n")
-    partial.replace(folder / SUMMARY)
+    with replacing(folder / SUMMARY) as partial:
+        partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], at: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:

@@ -229,19 +229,28 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
     Raises WavevqError for a missing file, a file that is not YAML, unknown keys and values out of range.
     """
+    path = Path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise WavevqError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise WavevqError(f"{path}: cannot be read as a recipe ({_first_line(error)})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WavevqError(f"{path}: cannot be read as a recipe ({str(reason).lower()})") from None
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise WavevqError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise WavevqError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
-    for override in overrides:
-        _apply(tree, override)
-    return parse_recipe(tree, str(path))
+    mistakes = [mistake for override in overrides if (mistake := _apply(tree, override))]
+    try:
+        recipe = parse_recipe(tree, str(path))
+    except WavevqError as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise WavevqError("\n".join(mistakes))
+    return recipe
 
 
 def parse_recipe(tree: Any, source: str) -> Recipe:
@@ -252,19 +261,24 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
         raise WavevqError("\n".join(f"{source}: {_mistake(tree, one)}" for one in error.errors())) from None
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str) -> str | None:
+    """Puts ``key.key=value`` into the tree; returns what is wrong with it, if anything."""
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise WavevqError(f"--set {override}: must look like train.steps=200")
+        return f"--set {override}: must look like train.steps=200"
+    section: Any = tree
     for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise WavevqError(f"--set {override}: {key} is a value, not a section")
+        if section.get(key) is None:  # absent, or with nothing in it
+            section[key] = {}
+        section = section[key]
+        if not isinstance(section, dict):
+            return f"--set {override}: {key} is a value, not a section"
     try:
-        tree[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise WavevqError(f"--set {override}: {text} is not a YAML value") from None
+        section[keys[-1]] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return f"--set {override}: {text} is not a YAML value"
+    return None
 
 
 def _mistake(tree: Any, error: Any) -> str:
@@ -279,6 +293,10 @@ def _mistake(tree: Any, error: Any) -> str:
     where = ".".join(keys) or "recipe"
     if error["type"] == "missing":
         return f"{where}: missing"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = ", ".join(_kinds(_section(error["loc"])))
+        given = error["ctx"].get("tag")
+        return f"{where}.kind: {f'{given!r} is not allowed' if given else 'missing'}; allowed are {kinds}"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; allowed are {', '.join(_section(error['loc'][:-1]).model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
@@ -291,19 +309,24 @@ def _holds(node: dict[Any, Any] | list[Any], part: Any) -> bool:
     return part in node if isinstance(node, dict) else isinstance(part, int) and part < len(node)
 
 
-def _section(location: tuple[Any, ...]) -> type[BaseModel]:
-    """The section that a pydantic error location leads to."""
+def _section(location: tuple[Any, ...]) -> Any:
+    """The section, or the union of sections, that a pydantic error location leads to."""
     here: Any = Recipe
     for part in location:
         members = getattr(here, "__args__", None)
-        if members is None and isinstance(here, type) and issubclass(here, BaseModel):
-            annotation = here.model_fields[part].annotation
-            here = annotation
-        else:
-            kinds = [m for m in members or () if part in getattr(m.model_fields["kind"].annotation, "__args__", ())]
-            here = kinds[0]
+        here = next(m for m in members if part in _kinds(m)) if members else here.model_fields[part].annotation
     return here
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _kinds(section: Any) -> tuple[str, ...]:
+    """The values of ``kind`` that lead to a section or to one of a union."""
+    members = getattr(section, "__args__", (section,))
+    return tuple(kind for one in members for kind in one.model_fields["kind"].annotation.__args__)
+
+
+def _recipes_near(path: Path) -> str:
+    """The recipes that may have been meant."""
+    for folder in (path.parent, Path("recipes")):
+        if found := sorted(str(one) for one in folder.glob("*.yaml")):
+            return f"; there are {', '.join(found)}"
+    return ""

@@ -7,19 +7,22 @@ audio = run.convert(read("in.wav"), speaker="lucas")
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
 
-from wavevq.audio import Recording, Signal, normalise
+from wavevq.audio import Recording, Signal, normalise, replacing
 from wavevq.build import build_model
 from wavevq.errors import WavevqError
 from wavevq.noise import uniform
@@ -76,13 +79,20 @@ class Run:
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[Signal]:
-        """Audio float32 ``[F x hop]`` of several clips' codes at once; clip i draws from stream i of ``seed``."""
+        """Audio float32 ``[F x hop]`` of several clips' codes at once.
+
+        Every clip draws from stream 0 of ``seed``, as it does alone, so that a batch changes none (up to rounding,
+        which differs between matrix products of different heights and may turn a draw that is near a tie).
+        """
+        check_sampling(seed, temperature, top_p)
+        if not codes:
+            return []
         tensors = [torch.from_numpy(self.check_codes(one)) for one in codes]
         frames = max(len(one) for one in tensors)
         padded = torch.stack([torch.nn.functional.pad(one, (0, frames - len(one))) for one in tensors])
         valid = torch.arange(frames) < torch.tensor([len(one) for one in tensors])[:, None]
         label = torch.tensor([self.speaker(name) for name in speakers])
-        noise = uniform(seed, range(len(tensors)), frames * self.model.hop)
+        noise = uniform(seed, [0], frames * self.model.hop).expand(len(tensors), -1)
         drawn = self.model.decode(
             padded.to(self.device),
             label.to(self.device),
@@ -114,20 +124,20 @@ class Run:
         """A recording said again by another speaker: float32 in [-1, 1] at ``rate``, of the recording's duration."""
         label = self.speaker(speaker)  # before the work, not after
         codes = self.encode(recording)
-        duration = round(len(recording.samples) * self.rate / recording.rate)
         said = self.decode(codes, self.speakers[label], seed=seed, temperature=temperature, top_p=top_p)
-        return said[:duration]
+        return said[: self.duration(recording)]
 
-    def check_codes(self, codes: NDArray[Any]) -> NDArray[np.int64]:
-        """Codes as int64 ``[F]``. Raises WavevqError where they are not this model's."""
+    def duration(self, recording: Recording) -> int:
+        """Samples at ``rate`` that the recording lasts."""
+        return round(len(recording.samples) * self.rate / recording.rate)
+
+    def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
+        """Codes as int64 ``[F]``. Raises WavevqError, with ``name``, where they are not this model's."""
         size = self.model.bottleneck.codes
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise WavevqError(f"codes are {codes.dtype}; they must be integers")
-        if codes.ndim != 1 or not len(codes):
-            raise WavevqError(f"codes have the shape {list(codes.shape)}; they must be one sequence of at least one")
+        refuse_noncodes(codes, name)
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= size:
-            raise WavevqError(f"codes go from {low} to {high}; the codebook of {self.folder} has 0 to {size - 1}")
+            raise WavevqError(f"{name}: codes from {low} to {high}; the codebook of {self.folder} has 0 to {size - 1}")
         return codes.astype(np.int64)
 
 
@@ -153,7 +163,7 @@ def find_run(name: str | Path | None) -> Path:
     name = name or os.environ.get("WAVEVQ_RUN")
     if name:
         for folder in (Path(name), RUNS / name):
-            if (folder / RECIPE).is_file():
+            if os.path.isfile(folder / RECIPE):  # noqa: PTH113  pathlib's raises for a name that is too long
                 return folder
         raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/")
     finished = sorted(RUNS.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime_ns)
@@ -165,14 +175,16 @@ def find_run(name: str | Path | None) -> Path:
 def create(folder: Path, recipe: Recipe, speakers: Sequence[str]) -> None:
     """Begin a run folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_recipe(folder, recipe)
-    (folder / SPEAKERS).write_text(json.dumps({"speakers": list(speakers)}, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / SPEAKERS) as partial:
+        partial.write_text(json.dumps({"speakers": list(speakers)}, indent=1) + "\n", encoding="utf-8")
+    write_recipe(folder, recipe)  # last: it makes the folder a run
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """The resolved recipe, every default written out."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    (folder / RECIPE).write_text(text, encoding="utf-8")
+    with replacing(folder / RECIPE) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -180,7 +192,9 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / RECIPE
     try:
         return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that does not exist
         raise WavevqError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
 
 
@@ -196,12 +210,37 @@ def read_speakers(folder: Path) -> tuple[str, ...]:
     return tuple(speakers)
 
 
-def read_codes(path: str | Path) -> NDArray[Any]:
-    """The array in a codes file: .npy, integers ``[F]``; nothing in it is executed. Raises WavevqError."""
+def read_codes(source: str | Path | BinaryIO, name: str | None = None) -> NDArray[np.integer[Any]]:
+    """The codes in a .npy file or stream: integers ``[F]``, F >= 1; nothing in it is executed.
+
+    Raises WavevqError, with ``name`` or else the path, for anything else.
+    """
+    name = name or str(source)
     try:
-        codes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise WavevqError(f"{path}: cannot be read as a .npy file of codes ({' '.join(str(error).split())})") from None
-    if not isinstance(codes, np.ndarray):
-        raise WavevqError(f"{path}: an archive of arrays; codes are one .npy array")
+        data = io.BytesIO(Path(source).read_bytes() if isinstance(source, str | Path) else source.read())
+        # Not np.load, which takes zip archives and pickles too.
+        codes: NDArray[Any] = np.lib.format.read_array(data, allow_pickle=False)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    except (ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:  # of a damaged header
+        raise WavevqError(f"{name}: not a .npy file of codes ({' '.join(str(error).split())})") from None
+    refuse_noncodes(codes, name)
     return codes
+
+
+def refuse_noncodes(codes: NDArray[Any], name: str) -> None:
+    """Raises WavevqError, with ``name``, for what can be no codebook's codes."""
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise WavevqError(f"{name}: holds {codes.dtype}; codes are integers")
+    if codes.ndim != 1 or not len(codes):
+        raise WavevqError(f"{name}: has the shape {list(codes.shape)}; codes are one sequence of at least one")
+
+
+def check_sampling(seed: int, temperature: float, top_p: float) -> None:
+    """Raises WavevqError for values that nothing can be sampled with."""
+    if not 0 <= seed < 2**64:
+        raise WavevqError(f"seed {seed}: must be from 0 to {2**64 - 1}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise WavevqError(f"temperature {temperature}: must be above 0 and finite")
+    if not 0 < top_p <= 1:
+        raise WavevqError(f"top_p {top_p}: must be above 0 and at most 1")

@@ -1,0 +1,335 @@
+"""The commands. Everything heavy is imported inside them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from wavevq import __version__
+from wavevq.errors import WavevqError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from wavevq.recipe import Recipe
+    from wavevq.run import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MISTAKE, INTERRUPTED = 2, 130  # exit codes; click's own mistakes are 2 as well
+
+
+class Commands(click.Group):
+    """A user's mistake is told in its lines, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WavevqError as error:
+            for line in str(error).splitlines():
+                click.echo(f"wavevq: {line}", err=True)
+            ctx.exit(MISTAKE)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wavevq")
+def main() -> None:
+    """Speech as discrete codes: train a VQ-VAE, encode, decode, convert voices."""
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: train.steps=200.")
+@click.option("--stage", type=click.Choice(["vqvae"]), expose_value=False, help="Train this stage alone.")
+@click.option("--run", metavar="FOLDER", help="Run folder to write; by default runs/RECIPE-TIME.")
+@click.option("--resume", is_flag=True, help="Go on with --run, by default with the recipe's newest run.")
+def train(recipe: str, overrides: tuple[str, ...], run: str | None, resume: bool) -> None:
+    """Train what the YAML file RECIPE says.
+
+    \b
+    wavevq train recipes/vctk.yaml --set data.root=/data/vctk --set train.steps=20000
+    """
+    from wavevq.recipe import load_recipe
+
+    plan = load_recipe(recipe, overrides)  # its mistakes are told before torch is imported
+
+    from wavevq import experiment
+    from wavevq.train.loop import Interrupted
+
+    if run is not None:
+        folder = _named(run)
+    else:
+        folder = experiment.newest_folder(recipe) if resume else experiment.new_folder(recipe)
+    try:
+        experiment.train(plan, folder, resume, _console(stderr=False))
+    except Interrupted:
+        sets = [word for override in overrides for word in ("--set", override)]
+        again = shlex.join(["wavevq", "train", recipe, *sets, "--run", str(folder), "--resume"])
+        click.echo(f"wavevq: stopped and saved; to go on: {again}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _named(run: str) -> Path:
+    """A run folder to write, with a name even where it is given as ``.``."""
+    folder = Path(run)
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    if not folder.name:
+        raise WavevqError(f"--run {run}: names no folder that a run could be written to")
+    return folder
+
+
+# --- codes and audio ----------------------------------------------------------------------------------------
+
+
+def _paths(command: F) -> F:
+    command = click.argument("paths", nargs=-1, required=True, metavar="IN [OUT]")(command)
+    return click.option("--out", metavar="DIR", help="For several inputs and folders: where outputs go.")(command)
+
+
+def _run(command: F) -> F:
+    said = "A run's folder, or its name under runs/; by default $WAVEVQ_RUN, else the newest finished one."
+    return click.option("--run", metavar="RUN", help=said)(command)
+
+
+def _sampling(command: F) -> F:
+    for option in (
+        click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest classes."),
+        click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1 is less random."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal audio."),
+        click.option("--speaker", required=True, metavar="S", help="Whose voice; wavevq info lists them."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_paths
+@_run
+def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
+    """Audio to codes: IN.wav CODES.npy.
+
+    IN is audio of any rate, channels and format that soundfile reads, CODES an int32 array, one code a hop.
+    Several inputs and folders want --out DIR. A - as IN is standard input, as OUT standard output (.npy).
+    """
+    from wavevq import files
+
+    console = _console()
+    trained = _load(run, console)
+    jobs = files.plan(paths, out, takes=files.AUDIO, gives=files.CODES, rate=trained.rate, streams=_streams())
+    files.encode(trained, jobs, console)
+
+
+@main.command()
+@_paths
+@_sampling
+@_run
+def decode(
+    paths: tuple[str, ...],
+    out: str | None,
+    speaker: str,
+    seed: int,
+    temperature: float,
+    top_p: float,
+    run: str | None,
+) -> None:
+    """Codes to audio: CODES.npy OUT.wav.
+
+    OUT is mono at the model's rate, in the format of its suffix; a - is raw 16-bit little-endian samples on
+    standard output. Several inputs and folders want --out DIR.
+    """
+    from wavevq import files
+
+    console = _console()
+    sampling = files.Sampling(speaker, seed, temperature, top_p)
+    trained = _load(run, console)
+    jobs = files.plan(paths, out, takes=[files.CODES], gives=".wav", rate=trained.rate, streams=_streams())
+    files.decode(trained, jobs, sampling, console)
+
+
+@main.command()
+@_paths
+@_sampling
+@_run
+def convert(
+    paths: tuple[str, ...],
+    out: str | None,
+    speaker: str,
+    seed: int,
+    temperature: float,
+    top_p: float,
+    run: str | None,
+) -> None:
+    """Audio in another voice: IN.wav [OUT.wav], by default IN_S.wav beside it.
+
+    OUT lasts as long as IN, mono at the model's rate, in the format of its suffix; a - is raw 16-bit
+    little-endian samples on standard output. Several inputs and folders want --out DIR.
+    """
+    from wavevq import files
+
+    console = _console()
+    sampling = files.Sampling(speaker, seed, temperature, top_p)
+    trained = _load(run, console)
+    trained.speaker(speaker)  # it is part of OUT's name
+    jobs = files.plan(
+        paths,
+        out,
+        takes=files.AUDIO,
+        gives=".wav",
+        rate=trained.rate,
+        default=lambda source: source.parent / f"{source.stem}_{speaker}.wav",
+        streams=_streams(),
+    )
+    files.convert(trained, jobs, sampling, console)
+
+
+def _load(name: str | None, console: Console) -> Run:
+    """The run that is meant; says which where it was not named."""
+    from wavevq.run import load_run
+
+    run = load_run(name)
+    if not name:
+        by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
+        console.print(f"run: {run.folder} ({by})", soft_wrap=True, highlight=False)
+    return run
+
+
+# --- what there is ------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("what", metavar="RUN|CODES", required=False)
+@_run
+def info(what: str | None, run: str | None) -> None:
+    """Describe a run (by default the one that the other commands would take) or a file of codes.
+
+    For codes, --run names the run whose rate and hop give their duration.
+    """
+    if what is not None and (what == "-" or Path(what).is_file()):
+        table = _codes_table(what, run)
+    elif what is not None and run is not None:
+        raise WavevqError(f"{what}: no file of codes; --run goes with one")
+    else:
+        table = _run_table(what if what is not None else run)
+    _console(stderr=False).print(table)
+
+
+def _run_table(name: str | None) -> Table:
+    from wavevq.build import build_model
+    from wavevq.run import CHECKPOINTS, SUMMARY, find_run, read_recipe, read_speakers
+    from wavevq.train.log import read_metrics
+    from wavevq.train.state import checkpoints, read_state
+
+    folder = find_run(name)
+    recipe, speakers = read_recipe(folder), read_speakers(folder)
+    saved = checkpoints(folder / CHECKPOINTS)
+    step = read_state(saved[-1])["step"] if saved else 0
+    finished = "finished" if (folder / SUMMARY).is_file() else "not finished"
+    model, train = recipe.model, recipe.train
+    table = _table(str(folder))
+    table.add_row("data", f"{recipe.data.kind}, {recipe.data.rate} Hz")
+    table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
+    table.add_row("codebook", f"{model.bottleneck.kind}, K = {model.bottleneck.codes}, D = {model.bottleneck.dim}")
+    table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.layers} layers, {model.decoder.residual} channels")
+    _add_rate_rows(table, recipe)
+    table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
+    table.add_row("speakers", f"{len(speakers)}: {', '.join(speakers)}")
+    table.add_row("training", f"step {step} of {train.steps}, {finished}; batch {train.batch} x {train.crop} samples")
+    for line in read_metrics(folder, "validation")[-1:]:
+        table.add_row("validation", f"after step {line['step']}")
+        for key, value in line.items():
+            if key not in ("step", "kind", "seconds"):
+                table.add_row(f"  {key.replace('_', ' ')}", f"{value:.4g}")
+    return table
+
+
+def _codes_table(path: str, run: str | None) -> Table:
+    from wavevq.run import find_run, read_codes, read_recipe
+
+    codes = read_codes(sys.stdin.buffer if path == "-" else path, path)
+    table = _table(path)
+    table.add_row("shape", str(list(codes.shape)))
+    table.add_row("type", str(codes.dtype))
+    table.add_row("codes", f"{codes.min()} to {codes.max()}")
+    table.add_row("distinct codes", str(len(set(codes.tolist()))))
+    try:
+        folder = find_run(run)
+    except WavevqError:
+        if run is not None:
+            raise
+        return table  # no run, no duration
+    recipe = read_recipe(folder)
+    table.add_row("run", str(folder))
+    if codes.min() < 0 or codes.max() >= recipe.model.bottleneck.codes:
+        table.add_row("", f"its codebook has 0 to {recipe.model.bottleneck.codes - 1}: these are not its codes")
+    else:
+        table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
+        _add_rate_rows(table, recipe)
+    return table
+
+
+def _add_rate_rows(table: Table, recipe: Recipe) -> None:
+    rate = recipe.data.rate / recipe.hop
+    bits = math.log2(recipe.model.bottleneck.codes)
+    table.add_row("hop", f"{recipe.hop} samples")
+    table.add_row("code rate", f"{rate:.4g} codes/s")
+    table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
+
+
+def _table(title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+# --- the rest -----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("name")
+@click.argument("folder", metavar="DIR")
+@click.option("--subset", help="Of LibriSpeech; by default train-clean-100.")
+def download(name: str, folder: str, subset: str | None) -> None:
+    """Fetch a corpus, vctk or librispeech, into DIR."""
+    from wavevq.data.download import LIBRISPEECH_SUBSET
+    from wavevq.data.download import download as fetch
+
+    console = _console()
+    console.print(f"{name}: in {fetch(name, folder, subset or LIBRISPEECH_SUBSET)}", soft_wrap=True, highlight=False)
+
+
+@main.command()
+@click.option("--out", metavar="DIR", default="demo", show_default=True, help="Folder for the run and the report.")
+def demo(out: str) -> None:
+    """Train on embedded speech, measure, and write a report page with audio: minutes on two CPU cores."""
+    from wavevq.demo import main as show
+
+    show(Path(out), _console(stderr=False))
+
+
+def _console(stderr: bool = True) -> Console:
+    """Where messages go: standard error for the commands whose output may be piped."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _streams() -> tuple[BinaryIO, BinaryIO]:
+    return sys.stdin.buffer, sys.stdout.buffer

@@ -1,0 +1,326 @@
+"""Files in, files out: encode, decode and convert one or many, each output written whole or not at all.
+
+A codes file is a .npy array int32 ``[F]``, little-endian, values in [0, K): one code for each hop of samples.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wavevq.audio import FORMATS, Signal, check_format, read, replacing, write
+from wavevq.errors import WavevqError
+from wavevq.run import Run, check_sampling, read_codes
+
+AUDIO, CODES = tuple(FORMATS), ".npy"
+AT_ONCE = 16  # clips sampled together
+SECONDS_AT_ONCE = 60.0  # of audio sampled together, padding included: a second's conditioning takes about 4 MB
+FULL_SCALE = 32_767
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its output, a path each, or a stream where that is ``-``."""
+
+    source: Path | BinaryIO
+    target: Path | BinaryIO
+
+    @property
+    def name(self) -> str:
+        """Of the input, for messages."""
+        return str(self.source) if isinstance(self.source, Path) else str(getattr(self.source, "name", "stream"))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is sampled for a job: codes int64 ``[F]``, and how many samples of it are wanted."""
+
+    job: Job
+    codes: NDArray[np.int64]
+    samples: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Whose voice, and how it is drawn."""
+
+    speaker: str
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_sampling(self.seed, self.temperature, self.top_p)
+
+
+# --- the three commands -------------------------------------------------------------------------------------
+
+
+def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
+    """Audio to codes. Inputs that cannot be used are told at the end, in a WavevqError; the others are done."""
+    told = Told("encoded", console)
+    for job in _with_bar(jobs, "encoding", console):
+        with told.errors():
+            recording = read(job.source)
+            write_codes(job.target, run.encode(recording))
+            told.add(run.duration(recording) / run.rate)
+    told.end()
+
+
+def decode(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) -> None:
+    """Codes to audio, several clips at once; errors as in ``encode``."""
+    told = Told("decoded", console)
+    run.speaker(sampling.speaker)
+    clips = []
+    for job in jobs:
+        with told.errors():
+            codes = run.check_codes(read_codes(job.source, job.name), job.name)
+            clips.append(Clip(job, codes, len(codes) * run.recipe.hop))
+    _sample(run, clips, sampling, told, console)
+    told.end()
+
+
+def convert(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) -> None:
+    """Audio to audio of the same duration in another voice, several clips at once; errors as in ``encode``."""
+    told = Told("converted", console)
+    run.speaker(sampling.speaker)
+    clips = []
+    for job in _with_bar(jobs, "encoding", console):
+        with told.errors():
+            recording = read(job.source)
+            clips.append(Clip(job, run.encode(recording).astype(np.int64), run.duration(recording)))
+    _sample(run, clips, sampling, told, console)
+    told.end()
+
+
+def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, console: Console) -> None:
+    how: dict[str, Any] = {"seed": sampling.seed, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    with _bar("sampling", len(clips), console) as advance:
+        for batch in batches(clips, SECONDS_AT_ONCE * run.rate / run.recipe.hop):
+            drawn = run.decode_batch([clip.codes for clip in batch], [sampling.speaker] * len(batch), **how)
+            for clip, audio in zip(batch, drawn, strict=True):
+                with told.errors():
+                    write_audio(clip.job.target, audio[: clip.samples], run.rate)
+                    told.add(clip.samples / run.rate)
+                advance()
+
+
+def batches(clips: Sequence[Clip], frames: float) -> Iterator[list[Clip]]:
+    """Clips of like length together, at most AT_ONCE of them and, unless it is one alone, ``frames`` with padding."""
+    batch: list[Clip] = []
+    for clip in sorted(clips, key=lambda clip: len(clip.codes)):
+        if batch and (len(batch) == AT_ONCE or (len(batch) + 1) * len(clip.codes) > frames):
+            yield batch
+            batch = []
+        batch.append(clip)
+    if batch:
+        yield batch
+
+
+class Told:
+    """Counts what is done, collects what is wrong, and says both at the end."""
+
+    def __init__(self, did: str, console: Console) -> None:
+        self.did, self.console = did, console
+        self.files, self.seconds = 0, 0.0
+        self.wrong: list[str] = []
+        self.started = time.monotonic()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """A mistake in one file leaves the others to be done."""
+        try:
+            yield
+        except WavevqError as error:
+            self.wrong.append(str(error))
+
+    def add(self, seconds: float) -> None:
+        """One output of so many seconds is written."""
+        self.files += 1
+        self.seconds += seconds
+
+    def end(self) -> None:
+        """Prints how long it took. Raises WavevqError, a line for each input that could not be used."""
+        if self.files:
+            took = time.monotonic() - self.started
+            count = "1 file" if self.files == 1 else f"{self.files} files"
+            self.console.print(
+                f"{self.did} {count}, {self.seconds:.2f} s of audio, in {took:.2f} s: "
+                f"{self.seconds / took:.3g} times real time",
+                soft_wrap=True,
+                highlight=False,
+            )
+        if self.wrong:
+            raise WavevqError("\n".join(self.wrong))
+
+
+# --- which files --------------------------------------------------------------------------------------------
+
+
+def plan(
+    paths: Sequence[str],
+    out: str | None,
+    *,
+    takes: Sequence[str],
+    gives: str,
+    rate: int,
+    default: Callable[[Path], Path] | None = None,
+    streams: tuple[BinaryIO, BinaryIO],
+) -> list[Job]:
+    """The jobs of a command line, every output checked before any work.
+
+    Without ``out``, ``paths`` are IN [OUT]: ``default`` makes the OUT that is not given, and ``-`` stands for one of
+    ``streams``, input and output. With it, they are inputs and folders, searched for the suffixes ``takes``; each
+    output goes below ``out``, under its input's path with the suffix ``gives``. rate: Hz of audio outputs.
+    Raises WavevqError, one line for each output that cannot be.
+    """
+    jobs = _many(paths, Path(out), takes, gives) if out is not None else [_one(paths, default, streams)]
+    sources = {_identity(job.source): job.source for job in jobs if isinstance(job.source, Path)}
+    taken: dict[tuple[object, ...], Job] = {}
+    wrong = []
+    for job in jobs:
+        if not isinstance(job.target, Path):
+            continue
+        key = _identity(job.target)
+        if key in sources:
+            wrong.append(f"{job.target}: is an input as well; name another output")
+        elif key in taken:
+            wrong.append(f"{job.target}: would be the output of both {taken[key].name} and {job.name}")
+        taken[key] = job
+        try:
+            _check_target(job.target, gives, rate, Path(out) if out is not None else None)
+        except WavevqError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise WavevqError("\n".join(dict.fromkeys(wrong)))
+    return jobs
+
+
+def _one(paths: Sequence[str], default: Callable[[Path], Path] | None, streams: tuple[BinaryIO, BinaryIO]) -> Job:
+    if len(paths) > 2:
+        raise WavevqError(f"{len(paths)} paths: give IN and OUT, or several inputs with --out DIR")
+    if Path(paths[0]).is_dir():
+        raise WavevqError(f"{paths[0]}: is a folder; say with --out DIR where its files' outputs go")
+    source = streams[0] if paths[0] == "-" else Path(paths[0])
+    if len(paths) == 2:
+        return Job(source, streams[1] if paths[1] == "-" else Path(paths[1]))
+    if default is None or not isinstance(source, Path):
+        raise WavevqError(f"{paths[0]}: say where its output goes: IN OUT, OUT being a file or -")
+    return Job(source, default(source))
+
+
+def _many(paths: Sequence[str], out: Path, takes: Sequence[str], gives: str) -> list[Job]:
+    jobs = []
+    for path in map(Path, paths):
+        if str(path) == "-":
+            raise WavevqError("-: standard input has no name to give its output below --out; name OUT instead")
+        if not path.is_dir():
+            jobs.append(Job(path, out / f"{path.stem}{gives}"))
+            continue
+        found = [one for one in _below(path, takes) if not _is_made(one, path, out)]
+        if not found:
+            raise WavevqError(f"{path}: no file below it ends in one of {', '.join(takes)}")
+        jobs += [Job(one, out / one.relative_to(path).with_suffix(gives)) for one in found]
+    return jobs
+
+
+def _below(folder: Path, takes: Sequence[str]) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in takes and path.is_file())
+
+
+def _is_made(path: Path, folder: Path, out: Path) -> bool:
+    """Whether a path is an earlier call's output: ``out`` may lie in the folder that is searched."""
+    return out.resolve() != folder.resolve() and path.resolve().is_relative_to(out.resolve())
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """The same for two names of one file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (os.path.realpath(path),)
+    return status.st_dev, status.st_ino
+
+
+def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
+    if gives == CODES and path.suffix.lower() != CODES:
+        raise WavevqError(f"{path}: the suffix of codes must be {CODES}")
+    if gives != CODES:
+        check_format(path, rate)
+    if path.is_dir():
+        raise WavevqError(f"{path}: is a folder; name a file in it, or give --out {path}")
+    # The folder named by --out is made, and those below it.
+    parent = path.parent if out is None else out.parent
+    if not parent.is_dir():
+        raise WavevqError(f"{path if out is None else out}: there is no folder {parent}")
+    if not os.access(parent, os.W_OK):
+        raise WavevqError(f"{path if out is None else out}: the folder {parent} cannot be written to")
+    if out is not None and out.exists() and not out.is_dir():
+        raise WavevqError(f"{out}: is a file; --out names a folder")
+
+
+# --- reading and writing ------------------------------------------------------------------------------------
+
+
+def write_codes(target: Path | BinaryIO, codes: NDArray[np.integer[Any]]) -> None:
+    """Codes ``[F]`` as .npy, int32. Raises WavevqError for a place that cannot be written to."""
+    data = io.BytesIO()
+    np.save(data, codes.astype("<i4"), allow_pickle=False)
+    _put(target, data.getvalue())
+
+
+def write_audio(target: Path | BinaryIO, samples: Signal, rate: int) -> None:
+    """Audio ``[T]`` in the format of the suffix, or on a stream raw: 16-bit little-endian, mono."""
+    if isinstance(target, Path):
+        _make_folder(target)
+        write(target, samples, rate)
+    else:
+        _put(target, np.rint(np.clip(samples, -1, 1) * np.float32(FULL_SCALE)).astype("<i2").tobytes())
+
+
+def _put(target: Path | BinaryIO, data: bytes) -> None:
+    if isinstance(target, Path):
+        _make_folder(target)
+        with replacing(target) as temporary:
+            temporary.write_bytes(data)
+    else:
+        target.write(data)
+        target.flush()
+
+
+def _make_folder(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WavevqError(f"{target.parent}: cannot be made ({(error.strerror or str(error)).lower()})") from None
+
+
+def _with_bar(jobs: Sequence[Job], label: str, console: Console) -> Iterator[Job]:
+    with _bar(label, len(jobs), console) as advance:
+        for job in jobs:
+            yield job
+            advance()
+
+
+@contextmanager
+def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
+    """A progress bar, for several files; call what it yields after each."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=total < 2) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda: progress.advance(task)
