@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,7 +27,6 @@ from wavevq.run import Run, check_sampling, read_codes
 AUDIO, CODES = tuple(FORMATS), ".npy"
 AT_ONCE = 16  # clips sampled together
 SECONDS_AT_ONCE = 60.0  # of audio sampled together, padding included: a second's conditioning takes about 4 MB
-FULL_SCALE = 32_767
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,9 @@ def write_audio(target: Path | BinaryIO, samples: Signal, rate: int) -> None:
         _make_folder(target)
         write(target, samples, rate)
     else:
-        _put(target, np.rint(np.clip(samples, -1, 1) * np.float32(FULL_SCALE)).astype("<i2").tobytes())
+        raw = io.BytesIO()
+        soundfile.write(raw, np.clip(samples, -1, 1), rate, format="RAW", subtype="PCM_16", endian="LITTLE")
+        _put(target, raw.getvalue())
 
 
 def _put(target: Path | BinaryIO, data: bytes) -> None:
