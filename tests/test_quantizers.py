@@ -307,10 +307,12 @@ def test_revived_codes_survive_the_next_updates(kind: str) -> None:
     quantizer, z_e = collapse(kind, revive_after=3)
     optimizer = torch.optim.Adam(list(quantizer.parameters()), lr=1e-3) if kind == "vq" else None
     used = []
-    for _ in range(12):
+    for step in range(12):
         latents = quantizer(z_e.clone().requires_grad_(), everywhere(z_e))
         assert latents.codes is not None
         used.append(set(latents.codes.unique().tolist()))
+        if step == 2:
+            assert not quantizer.idle.any()  # a revived code has its full time again
         latents.loss.backward()
         if optimizer:
             optimizer.step()

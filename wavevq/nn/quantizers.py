@@ -22,8 +22,9 @@ from wavevq.distributed import interleaved, rank, total, world_size
 from wavevq.noise import uniform
 
 LLOYD_ITERATIONS = 10  # of the initial k-means; ours, more moves the codes by little
-SCORES_ON_CPU = 2**20  # scores in a block of the search: 4 MiB stay in the cache between product and argmin
+SCORES_ON_CPU = 2**21  # scores in a block of the search: 8 MiB stay in the cache between product and argmin
 SCORES_ON_GPU = 2**26
+ROWS_OF_ERRORS = 2**12
 INITIAL_TABLE, INITIAL_KMEANS, INITIAL_REPEATS, REVIVAL = range(4)  # streams of noise; the n-th update's: REVIVAL + n
 
 
@@ -81,7 +82,7 @@ class VectorQuantizer(Bottleneck):
             if self.training and not self.initialised:
                 self._initialise(vectors.detach(), mask)
             codes = self.encode(vectors).masked_fill(~mask, 0)
-            quantized = torch.where(valid, self.lookup(codes), 0)
+            quantized = self.lookup(codes).masked_fill_(~valid, 0)
             counts = torch.bincount(codes[mask], minlength=self.codes)
             if self.training:
                 counts = total(counts)
@@ -89,7 +90,7 @@ class VectorQuantizer(Bottleneck):
             ranks = world_size() if self.training else 1
             loss = self._error(vectors, quantized) / (counts.sum().clamp(min=1) * self.dim / ranks)
             # Straight through, and exact: z + (q - z) would round.
-            z = quantized.detach() + (vectors - vectors.detach())
+            z = (vectors - vectors.detach()).add_(quantized.detach())
             # Last, for the codes and the loss of a step are those of the codebook before it.
             if self.training and counts.any():
                 self._update(vectors.detach(), quantized.detach(), codes, counts)
@@ -277,7 +278,7 @@ def _seeds(rows: Tensor, codes: int, seed: int) -> Tensor:
         if not len(picks):
             break
         fresh = rows[picks]
-        distances = (rows - fresh[nearest(rows, fresh)]).square().sum(1)
+        distances = _errors(rows, fresh, nearest(rows, fresh))
         errors = torch.minimum(errors, distances) if len(chosen) else distances
         errors[picks] = 0  # exactly, whatever the rounding: no row twice
         chosen = torch.cat([chosen, picks])
@@ -300,3 +301,9 @@ def race(weights: Tensor, count: int, seed: int, stream: int, start: int = 0) ->
 def _sums(rows: Tensor, codes: Tensor, size: int) -> Tensor:
     """The sum ``[K, D]`` of the rows ``[N, D]`` of each code ``[N]``."""
     return rows.new_zeros(size, rows.shape[1]).index_add_(0, codes, rows)
+
+
+def _errors(rows: Tensor, codebook: Tensor, codes: Tensor) -> Tensor:
+    """The squared error ``[N]`` of each row ``[N, D]``; in blocks, for rows may be the largest tensor there is."""
+    blocks = zip(rows.split(ROWS_OF_ERRORS), codes.split(ROWS_OF_ERRORS), strict=True)
+    return torch.cat([(block - codebook[of_block]).square().sum(1) for block, of_block in blocks])
