@@ -409,6 +409,8 @@ def test_runs_that_are_broken(here: Path, name: str, monkeypatch: pytest.MonkeyP
         for words in ((*encode, "--run", name), ("info", name)):
             assert refused(*words)[0].startswith(f"{path}: {says}")
         path.write_text(before)
+    Path("runs", name, "metrics.jsonl").write_text("{}x\n")
+    assert refused("info", name) == [f"runs/{name}/metrics.jsonl: holds a line that is not JSON"]
     shutil.rmtree(Path("runs", name, "checkpoints"))
     assert refused(*encode, "--run", name) == [f"runs/{name}: holds no checkpoint yet; train it first"]
     shutil.rmtree("runs")
@@ -432,7 +434,7 @@ def test_recipes_that_are_refused(here: Path) -> None:
 
 
 def test_vctk_that_is_not_there_names_its_download(here: Path) -> None:
-    [line] = refused("train", "tiny.yaml", "--set", "data.kind=vctk", "--set", "data.root=data")
+    [line] = refused("train", ROOT / "recipes/vctk.yaml")
     assert line == "data.root: there is no folder data; to fetch the corpus: wavevq download vctk data"
 
 

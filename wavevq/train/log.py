@@ -12,6 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wavevq.errors import WavevqError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -103,7 +105,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """Whole lines only: a killed run may leave half of one at the end."""
     if not path.exists():
         return []
-    return [json.loads(text) for text in path.read_text().split("\n")[:-1]]
+    try:
+        return [json.loads(text) for text in path.read_text().split("\n")[:-1]]
+    except ValueError:
+        raise WavevqError(f"{path}: holds a line that is not JSON") from None
 
 
 def _short(value: float) -> str:
