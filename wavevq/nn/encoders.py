@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio import functional as AF
 
+from wavevq.audio import LEVEL_RMS
+from wavevq.distributed import total
+
+
+STATISTICS_STEP = 0.05  # share of a step in the running statistics: they follow within some twenty steps
+SMALL = 1e-5
+SCALE = 1 / LEVEL_RMS  # speech reaches the first layer with variance 1
+
 
 def valid(lengths: Tensor, size: int) -> Tensor:
     """Mask bool ``[B, size]`` of the positions before each length, int64 ``[B]``."""
@@ -38,6 +46,51 @@ class ResidualBlock(nn.Module):
         return (x + self.narrow(hidden)) * mask
 
 
+class Standardise(nn.Module):
+    """Latents ``[B, F, D]`` brought to mean 0 and variance 1 in each dimension, by statistics of past steps.
+
+    Before a decoder has learned to read its codes, the commitment loss is the encoder's only teacher, and Adam follows
+    it at full speed: the latents shrink faster than a codebook follows, and nearly all of them end in one code. Here
+    the scale is out of the encoder's hands. Unlike batch normalisation, nothing of the batch enters its own latents
+    (but in the very first step, which sets the statistics), so clips do not mix, and a long file may be encoded in
+    parts. The statistics are those of the joined batch of all ranks; evaluation changes none.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    initialised: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def forward(self, z: Tensor, mask: Tensor) -> Tensor:
+        """z: ``[B, F, D]``, mask: bool ``[B, F]``. Returns float32 (float64 of float64), zero outside the mask."""
+        z = z.to(self.mean.dtype)
+        if self.training and not self.initialised:
+            self._follow(z, mask, 1.0)
+        out = (z - self.mean) * (self.variance + SMALL).rsqrt() * mask[..., None]
+        if self.training:
+            self._follow(z, mask, STATISTICS_STEP)
+        return out
+
+    @torch.no_grad()
+    def _follow(self, z: Tensor, mask: Tensor, weight: float) -> None:
+        with torch.autocast(z.device.type, enabled=False):
+            rows = z * mask[..., None]
+            count, first = total(mask.sum()), total(rows.sum((0, 1)))
+            if not count:
+                return
+            mean = first / count
+            variance = total((((z - mean) * mask[..., None]) ** 2).sum((0, 1))) / count
+        # Not in place: this step's graph reads the old values.
+        self.mean = self.mean.lerp(mean, weight)
+        self.variance = self.variance.lerp(variance, weight)
+        self.initialised.fill_(True)
+
+
 class StridedEncoder(nn.Module):
     """Strided convolutions, then residual blocks at latent rate, then a projection to D.
 
@@ -57,6 +110,14 @@ class StridedEncoder(nn.Module):
         self.widen = nn.Identity() if width == channels else nn.Conv1d(width, channels, 1)
         self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(residual_blocks))
         self.project = nn.Conv1d(channels, dim, 1)
+        self.standardise = Standardise(dim)
+        # Keep the signal's variance through the ReLUs: with PyTorch's defaults it fades until the biases are all
+        # that is left, every frame looks the same, and the codebook begins collapsed.
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     @property
     def hop(self) -> int:
@@ -64,7 +125,7 @@ class StridedEncoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x: ``[B, C, T]``, T a multiple of the hop; lengths: int64 ``[B]``. Returns z_e ``[B, F, D]``."""
-        x = x * valid(lengths, x.shape[-1])[:, None]
+        x = x * SCALE * valid(lengths, x.shape[-1])[:, None]
         for convolution, stride in zip(self.strided, self.strides, strict=True):
             lengths = frames_of(lengths, stride)
             x = convolution(x)
@@ -73,7 +134,8 @@ class StridedEncoder(nn.Module):
         x = self.widen(x)
         for block in self.blocks:
             x = block(x, mask)
-        return (self.project(F.relu(x)) * mask).transpose(1, 2)
+        z: Tensor = self.standardise(self.project(F.relu(x)).transpose(1, 2), mask[:, 0])
+        return z
 
 
 class SpectralEncoder(nn.Module):
