@@ -305,5 +305,5 @@ def _sums(rows: Tensor, codes: Tensor, size: int) -> Tensor:
 
 def _errors(rows: Tensor, codebook: Tensor, codes: Tensor) -> Tensor:
     """The squared error ``[N]`` of each row ``[N, D]``; in blocks, for rows may be the largest tensor there is."""
-    blocks = zip(rows.split(ROWS_OF_ERRORS), codes.split(ROWS_OF_ERRORS), strict=True)
+    blocks = zip(torch.split(rows, ROWS_OF_ERRORS), torch.split(codes, ROWS_OF_ERRORS), strict=True)
     return torch.cat([(block - codebook[of_block]).square().sum(1) for block, of_block in blocks])
