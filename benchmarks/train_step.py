@@ -87,7 +87,7 @@ def stepper(model: VqVae, batch: Batch, bf16: bool) -> Callable[[], None]:
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = model.training_loss(batch).loss
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 

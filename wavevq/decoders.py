@@ -58,7 +58,7 @@ class WaveNetDecoder(nn.Module):
         skips = self.wavenet.skips(classes, self.conditioning(z, label, frames))
         # The logits are the largest tensor there is: those of a long clip never stand there at once.
         size = max(1, LOGITS_AT_ONCE[x.device.type] // (len(x) * self.wavenet.classes))
-        parts = zip(skips.split(size, 1), classes.split(size, 1), mask.split(size, 1), strict=True)
+        parts = zip(*(torch.split(whole, size, 1) for whole in (skips, classes, mask)), strict=True)
         nats = [(self.distribution.nll(self.wavenet.head(s), c) * m).sum(1) for s, c, m in parts]
         return torch.stack(nats).sum(0)
 

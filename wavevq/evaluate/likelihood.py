@@ -106,7 +106,7 @@ def derangement(groups: list[str], seed: int) -> dict[int, int]:
     members = defaultdict(list)
     for place, group in enumerate(groups):
         members[group].append(place)
-    taken = {}
+    taken: dict[int, int] = {}
     for group in sorted(members):
         # One cycle through a random order: nobody is their own donor.
         order = np.random.default_rng([seed, *group.encode()]).permutation(members[group]).tolist()

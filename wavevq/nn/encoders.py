@@ -17,7 +17,6 @@ from torchaudio import functional as AF
 from wavevq.audio import LEVEL_RMS
 from wavevq.distributed import total
 
-
 STATISTICS_STEP = 0.05  # share of a step in the running statistics: they follow within some twenty steps
 SMALL = 1e-5
 SCALE = 1 / LEVEL_RMS  # speech reaches the first layer with variance 1
@@ -43,7 +42,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         hidden = F.relu(self.wide(F.relu(x))) * mask
-        return (x + self.narrow(hidden)) * mask
+        out: Tensor = (x + self.narrow(hidden)) * mask
+        return out
 
 
 class Standardise(nn.Module):

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -67,14 +65,15 @@ class WaveNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """How many earlier samples a prediction sees."""
-        return 1 + (self.taps.shape[1] - 1) * sum(self.dilations)
+        return 1 + (int(self.taps.shape[1]) - 1) * sum(self.dilations)
 
     def conditioning(self, c: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]`` of conditioning vectors ``[B, F, cond_dim]``, biases included.
 
         Computed at latent rate, for all layers in one product; each frame's row serves its hop of samples.
         """
-        return self.condition(c).unflatten(-1, (len(self.dilations), 2 * self.gate))
+        gates: Tensor = self.condition(c)
+        return gates.unflatten(-1, (len(self.dilations), 2 * self.gate))
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Teacher-forced logits ``[B, T, Q]``; arguments as ``skips``."""
@@ -143,7 +142,7 @@ class _ResidualStack(torch.autograd.Function):
     """``plain_stack`` with everything in place; arguments and result as there. ``keep`` what backward needs."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         cond: Tensor,
@@ -177,7 +176,7 @@ class _ResidualStack(torch.autograd.Function):
                 for tap in range(1, kernel):
                     gate.addmm_(source[tap * shift + start : tap * shift + stop], taps[layer, tap])
                 gate.view(last - first, -1, batch, 2 * gated).add_(cond[first:last, None, :, layer])
-                filtered, opened = gate.split(gated, dim=1)
+                filtered, opened = gate[:, :gated], gate[:, gated:]
                 filtered.tanh_()
                 opened.sigmoid_()
                 h = torch.mul(filtered, opened, out=hidden[: stop - start])
@@ -193,7 +192,7 @@ class _ResidualStack(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, ...]:
         cond, taps, residual, skip, *saved = ctx.saved_tensors
         steps, batch = d_total.shape[:2]
         layers, kernel, width, _ = taps.shape
@@ -216,7 +215,7 @@ class _ResidualStack(torch.autograd.Function):
             for start, stop, first, last in ctx.blocks:
                 rows = stop - start
                 gate = gates[layer][start:stop]
-                filtered, opened = gate.split(gated, dim=1)
+                filtered, opened = gate[:, :gated], gate[:, gated:]
                 h = torch.mul(filtered, opened, out=hidden[:rows])
                 d_skip[layer].add_(h.t() @ d_total[start:stop])
                 d_h = torch.mm(d_total[start:stop], skip[layer].t(), out=d_hidden[:rows])
