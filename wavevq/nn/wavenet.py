@@ -48,7 +48,7 @@ class WaveNet(nn.Module):
         super().__init__()
         self.classes = classes
         self.gate = gate
-        self.dilations = tuple(2 ** (layer % cycle) for layer in range(layers))
+        self.dilations: tuple[int, ...] = tuple(1 << layer % cycle for layer in range(layers))
         self.embedding = nn.Parameter(_waves(classes, residual))
         # taps[l, j] reads the input of layer l, (k - 1 - j) x dilation steps back: the last tap is the present.
         self.taps = nn.Parameter(torch.randn(layers, kernel, residual, 2 * gate) * (kernel * residual) ** -0.5)
@@ -65,7 +65,7 @@ class WaveNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """How many earlier samples a prediction sees."""
-        return 1 + (int(self.taps.shape[1]) - 1) * sum(self.dilations)
+        return 1 + (self.taps.shape[1] - 1) * sum(self.dilations)
 
     def conditioning(self, c: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]`` of conditioning vectors ``[B, F, cond_dim]``, biases included.
@@ -73,7 +73,7 @@ class WaveNet(nn.Module):
         Computed at latent rate, for all layers in one product; each frame's row serves its hop of samples.
         """
         gates: Tensor = self.condition(c)
-        return gates.unflatten(-1, (len(self.dilations), 2 * self.gate))
+        return gates.view(*gates.shape[:-1], len(self.dilations), 2 * self.gate)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Teacher-forced logits ``[B, T, Q]``; arguments as ``skips``."""
