@@ -77,9 +77,9 @@ def train(recipe: str, overrides: tuple[str, ...], run: str | None, resume: bool
         folder = experiment.newest_folder(recipe) if resume else experiment.new_folder(recipe)
     try:
         experiment.train(plan, folder, resume, _console(stderr=False))
-    except Interrupted:
+    except Interrupted as stopped:
         sets = [word for override in overrides for word in ("--set", override)]
-        again = shlex.join(["wavevq", "train", recipe, *sets, "--run", str(folder), "--resume"])
+        again = shlex.join(["wavevq", "train", recipe, *sets, "--run", str(stopped), "--resume"])
         click.echo(f"wavevq: stopped and saved; to go on: {again}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 

@@ -43,9 +43,15 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
     Raises WavevqError for a folder that is in use, exists (without ``resume``) or holds another recipe.
     """
     fabric = launch(recipe, console)
+    folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
     refuse(recipe, folder, resume)
     with fabric.rank_zero_first():
         store = build_store(recipe)
+    if not store.split("val"):
+        raise WavevqError(
+            "data: no recording of a speaker that is trained on is held out, so there is nothing to validate on; "
+            "name one in val.txt, or without lists give a speaker a second recording"
+        )
     if resume and read_speakers(folder) != store.speakers:
         raise WavevqError(f"{folder}: was trained with other speakers than the corpus in {recipe.data.kind} has now")
     console.print(describe(store), soft_wrap=True, highlight=False)
@@ -117,9 +123,8 @@ def launch(recipe: Recipe, console: Console) -> Fabric:
 
 
 def new_folder(recipe_path: str) -> Path:
-    """``runs/<recipe>-<time>``, the time of the launch; the same for all processes of a torchrun."""
-    stamp = os.environ.get("TORCHELASTIC_RUN_ID") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-    return RUNS / f"{Path(recipe_path).stem}-{stamp or datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    """``runs/<recipe>-<time>``."""
+    return RUNS / f"{Path(recipe_path).stem}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
 def newest_folder(recipe_path: str) -> Path:

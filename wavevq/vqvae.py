@@ -70,7 +70,7 @@ class VqVae(nn.Module):
         count = total(mask.sum())
         loss = nats / (count / world_size()) + latents.loss
         bits = total(nats) / count / math.log(2)
-        return StepLoss(loss, {"bits_per_sample": bits, "bottleneck_loss": latents.loss.detach()})
+        return StepLoss(loss, {"bits_per_sample": bits, "bottleneck_loss": total(latents.loss) / world_size()})
 
 
 def jittered(z: Tensor, frames: Tensor, noise: Tensor, chance: float) -> Tensor:

@@ -81,7 +81,7 @@ def warnings(found: likelihood.Likelihoods) -> list[str]:
     """What must be said aloud."""
     said = []
     size = len(found.usage.counts)
-    if found.usage.share < COLLAPSED:
+    if found.usage.share < COLLAPSED or found.usage.used == 1:  # one code of a small codebook is a large share of it
         said.append(
             f"the codebook has collapsed: {found.usage.used} of {size} codes, perplexity {found.usage.perplexity:.1f}"
         )

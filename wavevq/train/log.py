@@ -84,6 +84,10 @@ class Log:
         for name, clip in found.clips.items():
             self.board.add_audio(name, clip.samples[None], step, clip.rate)  # type: ignore[no-untyped-call]
 
+    def validated(self, step: int) -> bool:
+        """Whether ``metrics.jsonl`` holds a validation after ``step`` steps."""
+        return any(line["step"] == step for line in read_metrics(self.path.parent, "validation"))
+
     def close(self) -> None:
         self.progress.stop()
         self.board.close()  # type: ignore[no-untyped-call]

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
-from wavevq.contracts import Batch
+from wavevq.contracts import Batch, Trainable
 from wavevq.errors import WavevqError
 from wavevq.recipe import Train
 from wavevq.train.log import Log, Validation
@@ -36,7 +36,7 @@ class Batches(Protocol):
 
 
 class Interrupted(Exception):
-    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved."""
+    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved; ``str`` of it is the run folder."""
 
 
 def fit(
@@ -58,26 +58,30 @@ def fit(
     state = TrainState(module, optimizer, Average(module, plan.average))
     if resume:
         load_newest(state, folder / "checkpoints", console)
-    model, optimizer = fabric.setup(module, optimizer)
-    model.mark_forward_method("training_loss")
+    model, optimizer = fabric.setup(Step(module), optimizer)
     log = Log(folder, console, plan.steps, state.step) if fabric.is_global_zero else None
     meter = Meter(batches.seconds)
     module.train()
     try:
         with _asked_to_stop() as stop:
             while state.step < plan.steps:
+                # First, so that a run killed in here, after its checkpoint, does it when it goes on.
+                if state.step and state.step % plan.validate_every == 0:
+                    with meter.paused():
+                        check(state, validate, log)
+                        fabric.barrier()
                 batch = batches.at(state.step, fabric.global_rank, fabric.world_size).to(fabric.device)
                 for group in optimizer.param_groups:
                     group["lr"] = plan.learning_rate * rate_factor(plan, state.step)
-                losses = model.training_loss(batch)
-                fabric.backward(losses.loss)
+                loss, metrics = model(vars(batch))
+                fabric.backward(loss)
                 norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
-                refuse_nonfinite(state.step, losses.loss, norm)
+                refuse_nonfinite(state.step, loss, norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 state.step += 1
                 state.average.update(module, state.step)
-                meter.add(losses.metrics)
+                meter.add(metrics)
                 last = state.step == plan.steps
                 if log:
                     log.advance(state.step)
@@ -87,11 +91,7 @@ def fit(
                 if (state.step % plan.save_every == 0 or last or asked) and fabric.is_global_zero:
                     state.save(folder / "checkpoints", plan.keep)
                 if asked:
-                    raise Interrupted
-                if state.step % plan.validate_every == 0 and not last:
-                    with meter.paused():
-                        check(state, validate, log)
-                        fabric.barrier()
+                    raise Interrupted(folder)
         # Outside the loop, so that a run killed during its last validation still gets one.
         check(state, validate, log)
         fabric.barrier()
@@ -100,9 +100,21 @@ def fit(
             log.close()
 
 
+class Step(nn.Module):
+    """A ``Trainable`` as Fabric and DDP want it: they rebuild what goes in and out, and cannot a frozen dataclass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = cast(Trainable, self.module).training_loss(Batch(**batch))
+        return losses.loss, losses.metrics
+
+
 def check(state: TrainState, validate: Validate, log: Log | None) -> None:
-    """Validate the averaged weights, on the rank that logs."""
-    if log:
+    """Validate the averaged weights, on the rank that logs, where the run has not done so before it was killed."""
+    if log and not log.validated(state.step):
         with state.average.applied(state.module):
             log.validation(state.step, validate(state.step))
 
@@ -120,7 +132,7 @@ def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor | None) -> None:
         value = loss.item()
         raise WavevqError(
             f"step {step}: the loss is {value} and the gradient's norm is {None if norm is None else norm.item()}; "
-            "the weights are untouched and the last checkpoint is good (try a lower train.learning_rate)"
+            "weights and checkpoints are untouched (try a lower train.learning_rate)"
         )
 
 
@@ -136,11 +148,11 @@ def load_newest(state: TrainState, folder: Path, console: Console) -> None:
     raise WavevqError(f"{folder}: no checkpoint to resume from")
 
 
-def any_rank(fabric: Fabric, stop: list[int]) -> bool:
+def any_rank(fabric: Fabric, stop: list[float]) -> bool:
     """Whether any rank was asked to stop: all must leave the loop at the same step."""
     if fabric.world_size == 1:
         return bool(stop)
-    return bool(fabric.all_reduce(torch.tensor(float(len(stop))), reduce_op="sum") > 0)
+    return bool(cast(Tensor, fabric.all_reduce(torch.tensor(float(len(stop))), reduce_op="sum")) > 0)
 
 
 class Meter:
@@ -173,14 +185,18 @@ class Meter:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second one ends at once."""
-    caught: list[int] = []
+def _asked_to_stop() -> Iterator[list[float]]:
+    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second one ends at once.
+
+    Another within a second is the first again: torchrun passes a Ctrl-C on to processes that had it from the terminal.
+    """
+    caught: list[float] = []
 
     def note(number: int, frame: object) -> None:
-        if caught:
+        now = time.monotonic()
+        if caught and now - caught[0] > 1:
             raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(now)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

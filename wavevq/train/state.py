@@ -66,7 +66,11 @@ class TrainState:
     step: int = 0
 
     def save(self, folder: Path, keep: int) -> Path:
-        """Write ``folder/step-N``: to a temporary name, synced, then renamed. Older ones beyond ``keep`` go."""
+        """Write ``folder/step-N``: to a temporary name, synced, then renamed.
+
+        Of the others all but the ``keep - 1`` before it go. Later ones can only be damaged: else the run would have
+        gone on from them.
+        """
         target = folder / f"step-{self.step:08d}"
         partial = folder / f".partial-{self.step:08d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -81,8 +85,10 @@ class TrainState:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         _sync(folder)
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        found = checkpoints(folder)
+        place = found.index(target)
+        for other in found[: max(0, place + 1 - keep)] + found[place + 1 :]:
+            shutil.rmtree(other)
         return target
 
     def load(self, checkpoint: Path) -> None:

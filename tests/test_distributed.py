@@ -1,0 +1,228 @@
+"""Two gloo processes under DDP train what one process trains on the joined batch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from trainings import (
+    STEPS,
+    assert_equal_runs,
+    before_step,
+    command,
+    finish,
+    free_port,
+    metrics,
+    noting_revivals,
+    said,
+    start,
+    tensors,
+    workplace,
+)
+
+TRAIN = "train", "tiny.yaml", "--run"
+
+
+@pytest.fixture(scope="module", params=["ema", "vq"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_audio: Callable[..., Path]
+) -> Path:
+    return workplace(tmp_path_factory.mktemp(request.param), make_audio, request.param)
+
+
+def keeping_the_weights() -> None:
+    """Every rank leaves its final weights and buffers in ``rank-R.pt``: only rank 0 saves checkpoints."""
+    from wavevq.train import loop
+
+    check = loop.check
+
+    def watched(state: Any, validate: Any, log: Any) -> None:
+        if state.step == STEPS:
+            torch.save(state.module.state_dict(), f"rank-{os.environ['RANK']}.pt")
+        check(state, validate, log)
+
+    loop.check = watched
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path) -> Path:
+    """A run of two ranks that nothing interrupted."""
+    codes = command(place, *TRAIN, "straight", moments=[keeping_the_weights] * 2)
+    assert codes == [0, 0], said(place, 0) + said(place, 1)
+    return place / "straight"
+
+
+# --- the mathematics ----------------------------------------------------------------------------------------
+
+
+class Doubled:
+    """Batches in float64."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches, self.seconds = batches, batches.seconds
+
+    def at(self, step: int, rank: int, world: int) -> Any:
+        batch = self.batches.at(step, rank, world)
+        return dataclasses.replace(batch, x=batch.x.double())
+
+
+def train_in_float64(place: str, name: str) -> None:
+    """The training loop itself, in float64; every rank leaves its state in ``NAME-R.pt``."""
+    from wavevq.build import build_model, build_store
+    from wavevq.data.batches import Crops
+    from wavevq.experiment import launch
+    from wavevq.recipe import load_recipe
+    from wavevq.train.log import Validation
+    from wavevq.train.loop import fit
+
+    os.chdir(place)
+    noting_revivals()
+    recipe = load_recipe("tiny.yaml")
+    console = Console(quiet=True)
+    fabric = launch(recipe, console)
+    store = build_store(recipe)
+    module = build_model(recipe, len(store.speakers)).double()
+    batches = Doubled(Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed))
+    folder = Path(name)
+    folder.mkdir(exist_ok=True)
+    nothing = Validation({})
+    fit(fabric, module, batches, recipe.train, folder, lambda step: nothing, console, False)
+    torch.save(module.state_dict(), f"{name}-{fabric.global_rank}.pt")
+
+
+def test_two_processes_equal_one_on_the_joined_batch(place: Path) -> None:
+    for ranks in (1, 2):
+        assert finish(start(train_in_float64, str(place), f"of-{ranks}", ranks=ranks)) == [0] * ranks
+    placed = (place / "placed").read_text().split()
+    assert placed.count("40") == 3  # one initialisation in each process
+    assert len(placed) > 3 + 3 * STEPS // 2  # and revivals
+    one, first, second = (
+        torch.load(place / f"{name}.pt", weights_only=True) for name in ("of-1-0", "of-2-0", "of-2-1")
+    )
+    assert one.keys() == first.keys() == second.keys()
+    for name, value in one.items():
+        assert torch.equal(first[name], second[name]), f"the ranks differ in {name}"
+        # Sums in another order round otherwise, by 1e-16; Adam divides by the root of squared gradients, down to its
+        # eps of 1e-8, so a step may turn that into 1e-8 x the learning rate of 1e-2. A forgotten factor shows as 1e-3.
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+    for alone, together in zip(metrics(place / "of-1"), metrics(place / "of-2"), strict=True):
+        assert (alone.pop("kind"), alone.keys()) == (together.pop("kind"), together.keys())
+        assert alone == pytest.approx(together, rel=1e-9), "a metric is one rank's, not the joined batch's"
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def test_ranks_hold_the_same_and_one_writes(place: Path, straight: Path) -> None:
+    ranks = [torch.load(place / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    saved = tensors(straight / "checkpoints" / f"step-{STEPS:08d}")
+    for name, value in ranks[0].items():
+        assert torch.equal(value, ranks[1][name]), name
+        assert torch.equal(value, saved[f"model.safetensors/{name}"]), name
+    steps = [(line["kind"], line["step"]) for line in metrics(straight)]
+    assert len(steps) == len(set(steps)) == STEPS // 2 + 4
+    assert "validation at step" in said(place, 0)
+    # Lightning says of every rank that it begins; ours speaks of none but the first.
+    assert [line for line in said(place, 1).splitlines() if not line.startswith("Initializing distributed")] == []
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bits(place: Path, straight: Path) -> None:
+    # Both are killed; a rank alone could not go on. Then one of them is asked to stop, and both must.
+    assert command(place, *TRAIN, "killed", moments=[before_step(7)] * 2) == [-signal.SIGKILL] * 2
+    assert max((place / "killed" / "checkpoints").glob("step-*")).name == "step-00000006"
+    stop = [None, before_step(9, signal.SIGTERM)]
+    assert command(place, *TRAIN, "killed", "--resume", moments=stop) == [130, 130], said(place)
+    assert max((place / "killed" / "checkpoints").glob("step-*")).name == "step-00000010"
+    assert command(place, *TRAIN, "killed", "--resume", moments=[None] * 2) == [0, 0], said(place)
+    assert_equal_runs(place / "killed", straight)
+
+
+def test_refusals_are_told_by_every_rank_and_nothing_is_written(place: Path, straight: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    assert command(place, *TRAIN, "straight", moments=[None] * 2) == [2, 2]
+    exists = "wavevq: straight: exists already; go on with --resume, or name another folder with --run"
+    assert said(place, 1).splitlines()[-1] == exists
+    # What rank 0 alone meets, since it prepares the corpus, ends the others too: they do not wait for ever.
+    codes = command(place, *TRAIN, "refused", "--set", "data.root=nowhere", moments=[None] * 2)
+    assert codes[0] == 2
+    assert codes[1] > 0
+    assert said(place, 0).splitlines()[-1] == "wavevq: data.root: there is no folder nowhere"
+    assert not (place / "refused").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+
+
+def test_a_rank_that_dies_ends_the_others(place: Path) -> None:
+    """They wait for it in an all-reduce, which must fail rather than wait for ever."""
+    if place.name.startswith("vq"):
+        pytest.skip("the quantizer changes nothing here")
+    codes = command(place, *TRAIN, "torn", moments=[None, before_step(5)])
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] > 0
+    assert max((place / "torn" / "checkpoints").glob("step-*")).name == "step-00000004"
+
+
+def test_the_command_under_torchrun(place: Path, straight: Path) -> None:
+    """As a user types it, with the folder's default name: Ctrl-C saves, and resumed it ends in the same bits."""
+    if place.name.startswith("vq"):
+        pytest.skip("the quantizer changes nothing here")
+    train = torchrun(place, "train", "tiny.yaml")
+    try:
+        wait_for(lambda: list(place.glob("runs/tiny-*/checkpoints/step-*")), train)
+        os.killpg(train.pid, signal.SIGINT)  # as a terminal does: torchrun and both processes
+        said, errors = train.communicate(timeout=60)
+    finally:
+        kill(train)
+    [run] = (place / "runs").glob("tiny-*")
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}", run.name)
+    assert said.count("run folder: ") == 1
+    assert f"stopped and saved; to go on: wavevq train tiny.yaml --run runs/{run.name} --resume\n" in errors
+    assert not (run / "summary.json").exists(), "it ended before it could be stopped"
+    again = torchrun(place, "train", "tiny.yaml", "--resume")
+    try:
+        said, errors = again.communicate(timeout=60)
+    finally:
+        kill(again)
+    assert again.returncode == 0, said + errors
+    found, expected = (tensors(one / "checkpoints" / f"step-{STEPS:08d}") for one in (run, straight))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def torchrun(place: Path, *words: str) -> subprocess.Popen[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    return subprocess.Popen(
+        [*launch, "--master_port", str(free_port()), str(Path(sys.executable).with_name("wavevq")), *words],
+        cwd=place,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """The process and those it started, if any is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

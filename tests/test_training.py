@@ -1,0 +1,315 @@
+"""The training loop, on a toy that shows what the loop does to whatever it trains."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+from trainings import command, said, workplace
+
+from wavevq.contracts import Batch, StepLoss, Trainable
+from wavevq.errors import WavevqError
+from wavevq.experiment import locked
+from wavevq.recipe import Train
+from wavevq.train.log import Log, Validation, read_metrics
+from wavevq.train.loop import fit, load_newest, rate_factor
+from wavevq.train.state import Average, TrainState, checkpoints
+
+# --- a toy --------------------------------------------------------------------------------------------------
+
+
+class Toy(nn.Module):
+    """A regression with a buffer that counts its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.other = nn.Linear(1, 1)
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters()):
+                p.fill_(0.1 * (i + 1))
+        self.register_buffer("seen", torch.tensor(0))
+        self.autocast: list[bool] = []
+
+    seen: Tensor
+
+    def training_loss(self, batch: Batch) -> StepLoss:
+        assert self.training
+        self.seen.add_(1)
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
+        off = self.other(self.linear(batch.x[:, 0])) - 1
+        loss = off.float().square().mean()
+        return StepLoss(loss, {"error": loss.detach()})
+
+
+@dataclass
+class Numbers:
+    """Batches of noise; ``bad`` is the step whose batch holds a NaN."""
+
+    bad: int | None = None
+    seconds: float = 1.0
+    asked: list[int] = field(default_factory=list)
+
+    def at(self, step: int, rank: int, world: int) -> Batch:
+        self.asked.append(step)
+        x = torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(step))
+        if step == self.bad:
+            x[0] = torch.nan
+        whole = torch.full((4,), 3)
+        return Batch(x, torch.zeros(4, dtype=torch.int64), whole, 4 * step + torch.arange(4))
+
+
+def plan(**changes: Any) -> Train:
+    every = {"log_every": 2, "validate_every": 3, "save_every": 2, "keep": 2, "average": 0.8, "learning_rate": 0.05}
+    return Train.model_validate({"steps": 10, "warmup": 0, "cooldown": 0, **every, **changes})
+
+
+def train(folder: Path, toy: Toy | None = None, batches: Numbers | None = None, **changes: Any) -> tuple[Toy, str]:
+    """A toy trained in ``folder``, and what was printed. resume and validate may be among the changes."""
+    resume, validate = (
+        changes.pop("resume", False),
+        changes.pop("validate", lambda step: Validation({"half": step / 2})),
+    )
+    toy, batches, paper = toy or Toy(), batches or Numbers(), io.StringIO()
+    settings = plan(**changes)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
+    folder.mkdir(exist_ok=True)
+    fit(fabric, toy, batches, settings, folder, validate, Console(file=paper, width=200), resume)
+    return toy, paper.getvalue()
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def restored(folder: Path) -> TrainState:
+    """A state that has taken in the newest checkpoint."""
+    toy = Toy()
+    state = TrainState(toy, torch.optim.Adam(toy.parameters(), fused=True), Average(toy, 0.8))
+    load_newest(state, folder / "checkpoints", Console(quiet=True))
+    return state
+
+
+# --- the loop -----------------------------------------------------------------------------------------------
+
+
+def test_a_training_equals_the_plain_loop(tmp_path: Path) -> None:
+    settings = plan(warmup=4, cooldown=0.5, clip=0.3)
+    toy = Toy()
+    optimizer = torch.optim.Adam(toy.parameters())
+    errors = []
+    for step in range(10):
+        loss = toy.training_loss(Numbers().at(step, 0, 1)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(toy.parameters(), 0.3)
+        optimizer.param_groups[0]["lr"] = 0.05 * rate_factor(settings, step)
+        optimizer.step()
+        errors.append(loss.item())
+    batches = Numbers()
+    trained, _ = train(tmp_path / "run", batches=batches, warmup=4, cooldown=0.5, clip=0.3)
+    assert batches.asked == list(range(10))
+    for name, value in toy.state_dict().items():
+        # The fused Adam rounds otherwise than the plain one: 1e-6 of a step of 0.05.
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    lines = read_metrics(tmp_path / "run", "train")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    means = [(errors[i] + errors[i + 1]) / 2 for i in range(0, 10, 2)]  # of the steps since the line before
+    assert [line["error"] for line in lines] == pytest.approx(means, rel=1e-4)
+    assert isinstance(toy, Trainable)
+
+
+@pytest.mark.parametrize(("precision", "cast"), [("32-true", False), ("bf16-mixed", True)])
+def test_the_precision_reaches_the_step(tmp_path: Path, precision: str, cast: bool) -> None:
+    toy, _ = train(tmp_path / "run", precision=precision)
+    assert toy.autocast == [cast] * 10
+    assert all(p.dtype == torch.float32 for p in toy.parameters())
+
+
+def test_validation_sees_the_averaged_weights_and_leaves_no_trace(tmp_path: Path) -> None:
+    toy, seen = Toy(), {}
+
+    def validate(step: int) -> Validation:
+        assert not toy.training
+        seen[step] = weights(toy)
+        toy.linear.weight.data.zero_()  # whatever it does
+        return Validation({"half": step / 2}, warnings=("the codebook has collapsed",) if step == 6 else ())
+
+    _, printed = train(tmp_path / "run", toy, validate=validate, keep=10, save_every=3)
+    assert toy.training
+    assert sorted(seen) == [3, 6, 9, 10]
+    assert [(line["step"], line["half"]) for line in read_metrics(tmp_path / "run", "validation")] == [
+        (step, step / 2) for step in (3, 6, 9, 10)
+    ]
+    assert printed.count("WARNING: the codebook has collapsed\n") == 1
+    assert_same(weights(toy), weights(train(tmp_path / "undisturbed")[0]))
+    for step, found in seen.items():
+        state = TrainState(Toy(), torch.optim.Adam(Toy().parameters(), fused=True), Average(Toy(), 0.8))
+        state.load(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
+        assert_same(found, state.average.tensors)
+        assert any(not torch.equal(value, found[name]) for name, value in state.module.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [1, 5])
+def test_a_non_finite_loss_stops_before_the_weights(tmp_path: Path, bad: int) -> None:
+    toy = Toy()
+    with pytest.raises(WavevqError, match=rf"^step {bad}: the loss is nan and the gradient's norm is nan; "):
+        train(tmp_path / "run", toy, Numbers(bad), average=0)
+    alone, _ = train(tmp_path / "short", steps=bad)
+    alone.seen.add_(1)  # the buffer has seen the bad step; what is saved has not
+    assert_same(weights(toy), weights(alone))
+    if bad == 1:
+        assert not checkpoints(tmp_path / "run" / "checkpoints")
+        return
+    state = restored(tmp_path / "run")
+    assert (state.step, state.module.seen) == (4, 4)
+    # With the bad batch out of the way it goes on as if nothing had been.
+    resumed, _ = train(tmp_path / "run", resume=True)
+    assert_same(weights(resumed), weights(train(tmp_path / "straight")[0]))
+
+
+# --- schedules and averages ---------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_stays_and_falls_to_zero() -> None:
+    factors = [rate_factor(plan(steps=100, warmup=10, cooldown=0.4), step) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert factors[9:61] == [1.0] * 52
+    assert factors[60:] == pytest.approx([1 - i / 40 for i in range(40)])
+    assert rate_factor(plan(steps=100, warmup=10, cooldown=0.4), 100) == 0
+    assert [rate_factor(plan(), step) for step in (0, 9)] == [1, 1]
+    # A rise and a fall that meet: neither is passed over.
+    both = [rate_factor(plan(steps=10, warmup=10, cooldown=1.0), step) for step in range(10)]
+    assert both == pytest.approx([min((i + 1) / 10, (10 - i) / 10) for i in range(10)])
+
+
+def test_the_average_equals_its_formula() -> None:
+    toy = Toy()
+    average = Average(toy, 0.6)
+    expected = toy.linear.weight.detach().double().clone()
+    for step in range(1, 12):
+        toy.linear.weight.data = torch.full((1, 3), float(step))
+        toy.seen.add_(3)
+        average.update(toy, step)
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    torch.testing.assert_close(average.tensors["linear.weight"].double(), expected, rtol=1e-6, atol=0)  # float32
+    assert average.tensors["seen"] == toy.seen == 33  # counts are copied, not averaged
+
+
+def test_the_average_is_lent_even_to_a_failure() -> None:
+    for training in (True, False):
+        toy = Toy().train(training)
+        average = Average(toy, 0.9)
+        toy.linear.weight.data.add_(1)
+        own, lent = weights(toy), {name: value.clone() for name, value in average.tensors.items()}
+        with contextlib.suppress(ZeroDivisionError), average.applied(toy):
+            assert not toy.training
+            assert_same(weights(toy), lent)
+            toy.linear.weight.data.mul_(5)
+            raise ZeroDivisionError
+        assert_same(weights(toy), own)
+        assert_same(average.tensors, lent)
+        assert toy.training == training
+
+
+# --- checkpoints and logs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [1, 3, 100])
+def test_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
+    train(tmp_path / "run", save_every=3, keep=keep)
+    steps = [int(path.name.removeprefix("step-")) for path in checkpoints(tmp_path / "run" / "checkpoints")]
+    assert steps == [3, 6, 9, 10][-keep:]
+
+
+def test_half_written_checkpoints_are_not_seen(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(checkpoints(folder)[-1], folder / ".partial-00000099")
+    assert restored(tmp_path / "run").step == 10
+    assert [path.name for path in checkpoints(folder)] == ["step-00000008", "step-00000010"]
+
+
+def test_a_checkpoint_restores_every_tensor(tmp_path: Path) -> None:
+    trained, _ = train(tmp_path / "run")
+    state = restored(tmp_path / "run")
+    assert_same(weights(state.module), weights(trained))
+    moments = state.optimizer.state_dict()["state"]
+    assert len(moments) == 4
+    assert all(slot["step"] == 10 and slot["exp_avg_sq"].abs().sum() > 0 for slot in moments.values())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    other = nn.Linear(3, 2)
+    state = TrainState(other, torch.optim.Adam(other.parameters()), Average(other, 0.9))
+    with pytest.raises(WavevqError, match="no checkpoint to resume from"):
+        load_newest(state, tmp_path / "run" / "checkpoints", Console(quiet=True))
+
+
+def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    written = [{"step": step, "kind": "train", "error": 1.0} for step in (2, 4, 6)]
+    text = "".join(json.dumps(line) + "\n" for line in written) + '{"step": 8, "ki'  # killed while it wrote
+    (tmp_path / "metrics.jsonl").write_text(text)
+    log = Log(tmp_path, Console(quiet=True), 10, 4)
+    log.training(6, {"error": 2.0})
+    assert not log.validated(6)
+    log.validation(6, Validation({"bits": 3.0}))
+    assert log.validated(6)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["kind"]) for line in lines] == [
+        (2, "train"),
+        (4, "train"),
+        (6, "train"),
+        (6, "validation"),
+    ]
+    assert lines[2]["error"] == 2.0
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_one_training_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        with pytest.raises(WavevqError, match="another training is writing"), locked(tmp_path / "run"):
+            pass
+        with locked(tmp_path / "other"):
+            pass
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
+        raise ZeroDivisionError
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_a_corpus_without_a_validation_clip_is_refused(tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+    """Each speaker has one recording: the one that is held out is of a speaker that is not trained on."""
+    place = workplace(tmp_path, make_audio)
+    for path in place.glob("corpus/*/*_[1-4].wav"):
+        path.unlink()
+    assert command(place, "train", "tiny.yaml", "--run", "run") == [2]
+    assert (
+        said(place)
+        .splitlines()[-1]
+        .startswith("wavevq: data: no recording of a speaker that is trained on is held out")
+    )
+    assert "val.txt" in said(place)
+    assert not (place / "run").exists()
