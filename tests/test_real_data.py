@@ -1,0 +1,55 @@
+"""The shipped recipes on recordings of people, as they stand but for their length and the size of a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wavevq.audio import read
+from wavevq.cli import main
+from wavevq.run import load_run, read_codes
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SHORT = ("train.steps=2", "train.batch=2", "train.crop=4096", "evaluation.speakers=1", "evaluation.sampled=0")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "rate", "hop", "speakers"),
+    [
+        ("digits", "fsdd", 8000, 64, 6),
+        ("vctk", "vctk48_sample", 16_000, 64, 4),
+        ("librispeech", "librispeech_sample", 16_000, 128, 49),
+    ],
+)
+def test_shipped_recipes_train_on_real_speech_and_convert_it(
+    recipe: str, folder: str, rate: int, hop: int, speakers: int, test_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    sets = [word for one in (f"data.root={test_data / folder}", *SHORT) for word in ("--set", one)]
+    # The first layers are enough to be trained; thirty would only take longer.
+    sets += ["--set", "model.decoder.layers=4", "--set", "evaluation.clips=2"]
+    trained = CliRunner().invoke(main, ["train", str(RECIPES / f"{recipe}.yaml"), *sets, "--run", str(run)])
+    assert trained.exit_code == 0, trained.output
+    found = json.loads((run / "summary.json").read_text())
+    # Two steps from the uniform distribution (8 bits), on the way to the marginal entropy
+    assert found["marginal_bits"] < found["bits_per_sample"] < 8.5
+    loaded = load_run(run)
+    assert (loaded.rate, loaded.model.hop, len(loaded.speakers)) == (rate, hop, speakers)
+
+    clip = min((test_data / folder).rglob("*.flac"), key=lambda path: path.stat().st_size)
+    codes, out = tmp_path / "codes.npy", tmp_path / "out.wav"
+    assert CliRunner().invoke(main, ["encode", str(clip), str(codes), "--run", str(run)]).exit_code == 0
+    recording = read(clip)
+    seconds = len(recording.samples) / recording.rate
+    assert len(read_codes(codes)) == -(-round(seconds * rate) // hop)
+    short = tmp_path / "short.npy"
+    np.save(short, read_codes(codes)[:10])
+    decoded = CliRunner().invoke(
+        main, ["decode", str(short), str(out), "--speaker", loaded.speakers[-1], "--run", str(run)]
+    )
+    assert decoded.exit_code == 0, decoded.output
+    assert len(read(out).samples) == 10 * hop
