@@ -95,10 +95,10 @@ class Trainable(Protocol):
 class Sampler(Protocol):
     """Draws from an autoregressive network by inverse CDF: the randomness is an argument.
 
-    weights: the network (``wavevq.nn.wavenet.WaveNet``). cond: ``[B, F, L, 2W]``, the gate's conditioning at
-    latent rate. noise: float ``[B, T]`` in [0, 1), T a multiple of F: T / F samples share a frame. prefix: int64 ``[B, P]`` classes that were
-    already there, or None. state: what an earlier call returned, to go on where it stopped, or None.
-    Returns int64 classes ``[B, T]`` in [0, Q) and the new state.
+    weights: the network (``wavevq.nn.wavenet.WaveNet``). cond: ``[B, F, L, 2W]``, the gate's conditioning at latent
+    rate. noise: float ``[B, T]`` in [0, 1). prefix: int64 ``[B, P]`` classes that were already there, or None; P + T
+    is a multiple of F, and (P + T) / F samples share a frame. state: what an earlier call returned, to go on where it
+    stopped, or None. Returns int64 classes ``[B, T]`` in [0, Q) and the new state.
     """
 
     def __call__(

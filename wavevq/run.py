@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from wavevq.audio import Recording, Signal, normalise, replacing
 from wavevq.build import build_model
 from wavevq.errors import WavevqError
+from wavevq.nn.encoders import valid
 from wavevq.noise import uniform
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
@@ -90,13 +91,13 @@ class Run:
         tensors = [torch.from_numpy(self.check_codes(one)) for one in codes]
         frames = max(len(one) for one in tensors)
         padded = torch.stack([torch.nn.functional.pad(one, (0, frames - len(one))) for one in tensors])
-        valid = torch.arange(frames) < torch.tensor([len(one) for one in tensors])[:, None]
+        mask = valid(torch.tensor([len(one) for one in tensors]), frames)
         label = torch.tensor([self.speaker(name) for name in speakers])
         noise = uniform(seed, [0], frames * self.model.hop).expand(len(tensors), -1)
         drawn = self.model.decode(
             padded.to(self.device),
             label.to(self.device),
-            valid.to(self.device),
+            mask.to(self.device),
             noise.to(self.device),
             temperature,
             top_p,

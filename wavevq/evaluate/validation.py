@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
-import torch
-
 from wavevq.data.batches import whole_clips
 from wavevq.data.store import Store
 from wavevq.evaluate import likelihood
 from wavevq.evaluate.report import spectrogram_figure, usage_figure
+from wavevq.nn.encoders import frames_of, valid
 from wavevq.noise import uniform
 from wavevq.recipe import Evaluation
 from wavevq.train.log import Clip, Validation
@@ -25,7 +23,6 @@ class Validator:
 
     def __init__(self, model: VqVae, store: Store, plan: Evaluation, steps: int, seed: int) -> None:
         self.model, self.store, self.plan, self.steps, self.seed = model, store, plan, steps, seed
-        mpl.use("Agg")
 
     def __call__(self, step: int) -> Validation:
         limit = None if step == self.steps else self.plan.clips
@@ -67,7 +64,7 @@ class Validator:
         x, lengths = batch.x[..., :most].to(device), batch.lengths.clamp(max=most).to(device)
         latents = self.model.encode(x, lengths)
         noise = uniform(self.seed, batch.index.tolist(), x.shape[-1]).to(device)
-        frames = torch.arange(latents.z.shape[1], device=device) < -(-lengths // self.model.hop)[:, None]
+        frames = valid(frames_of(lengths, self.model.hop), latents.z.shape[1])
         drawn = self.model.decoder.sample(latents.z, batch.label.to(device), noise, frames=frames)
         clips = []
         for row, length in enumerate(lengths.tolist()):

@@ -80,9 +80,9 @@ class Log:
             self.console.print(f"WARNING: {warning}", style="bold red", soft_wrap=True)
         self._write(step, "validation", found.scalars)
         for name, figure in found.figures.items():
-            self.board.add_figure(name, figure, step)  # type: ignore[no-untyped-call]
+            self.board.add_figure(name, figure, step)
         for name, clip in found.clips.items():
-            self.board.add_audio(name, clip.samples[None], step, clip.rate)  # type: ignore[no-untyped-call]
+            self.board.add_audio(name, clip.samples[None], step, clip.rate)
 
     def validated(self, step: int) -> bool:
         """Whether ``metrics.jsonl`` holds a validation after ``step`` steps."""
@@ -90,14 +90,14 @@ class Log:
 
     def close(self) -> None:
         self.progress.stop()
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()
 
     def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
         line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in scalars.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
