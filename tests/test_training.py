@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from wavevq.errors import WavevqError
 from wavevq.experiment import locked
 from wavevq.recipe import Train
 from wavevq.train.log import Log, Validation, read_metrics
-from wavevq.train.loop import fit, load_newest, rate_factor
+from wavevq.train.loop import _asked_to_stop, fit, load_newest, rate_factor
 from wavevq.train.state import Average, TrainState, checkpoints
 
 # --- a toy --------------------------------------------------------------------------------------------------
@@ -183,6 +184,23 @@ def test_a_non_finite_loss_stops_before_the_weights(tmp_path: Path, bad: int) ->
     # With the bad batch out of the way it goes on as if nothing had been.
     resumed, _ = train(tmp_path / "run", resume=True)
     assert_same(weights(resumed), weights(train(tmp_path / "straight")[0]))
+
+
+def test_a_second_signal_ends_at_once_but_not_the_echo_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun passes a Ctrl-C on, milliseconds after its processes had it from the terminal."""
+    before = signal.getsignal(signal.SIGINT)
+    now = [100.0]
+    monkeypatch.setattr("wavevq.train.loop.time.monotonic", lambda: now[0])
+    with _asked_to_stop() as stop:
+        assert not stop
+        signal.raise_signal(signal.SIGINT)
+        now[0] += 0.05
+        signal.raise_signal(signal.SIGTERM)
+        assert stop
+        now[0] += 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # --- schedules and averages ---------------------------------------------------------------------------------
