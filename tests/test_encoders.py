@@ -84,12 +84,7 @@ def test_one_latent_a_hop_of_every_kind(kind: str) -> None:
         assert encoder(signal(1, frames * encoder.hop), torch.tensor([frames * encoder.hop])).shape == (1, frames, D)
 
 
-# Where no convolution strides, the biases of ``widen`` stand in the padding, and the first block reads them.
-LEAKS = pytest.mark.xfail(strict=True, reason="StridedEncoder.widen is not masked")
-LEAKING = ("logmel", "logmel, window as hop", "mfcc", "mfcc, odd window")
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[LEAKS] if kind in LEAKING else []) for kind in KINDS])
+@kinds
 def test_padding_changes_nothing(kind: str) -> None:
     """A clip alone and in a batch, its padding full of noise; frames past the end are zero."""
     encoder = randomised(KINDS[kind]())

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from wavevq import recipe as r
+from wavevq.audio import LEVEL_RMS
 from wavevq.data import corpora, synthetic
 from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, cache_folder, prepare
@@ -56,7 +57,7 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
 def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:
     match e:
         case r.WaveformEncoder():
-            return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim)
+            return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim, scale=1 / LEVEL_RMS)
         case r.SpectralEncoder():
             strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio import functional as AF
 
-from wavevq.audio import LEVEL_RMS
 from wavevq.distributed import total
 
 STATISTICS_STEP = 0.05  # share of a step in the running statistics: they follow within some twenty steps
 SMALL = 1e-5
-SCALE = 1 / LEVEL_RMS  # speech reaches the first layer with variance 1
 
 
 def valid(lengths: Tensor, size: int) -> Tensor:
@@ -94,13 +92,22 @@ class Standardise(nn.Module):
 class StridedEncoder(nn.Module):
     """Strided convolutions, then residual blocks at latent rate, then a projection to D.
 
-    Each strided convolution pads (window - stride) / 2 on both sides, so T / stride positions come out.
+    Each strided convolution pads (window - stride) / 2 on both sides, so T / stride positions come out. ``scale``
+    brings the input to about variance 1.
     """
 
     def __init__(
-        self, inputs: int, strides: Sequence[int], window: int, channels: int, residual_blocks: int, dim: int
+        self,
+        inputs: int,
+        strides: Sequence[int],
+        window: int,
+        channels: int,
+        residual_blocks: int,
+        dim: int,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.strides = tuple(strides)
         self.strided = nn.ModuleList(
             nn.Conv1d(inputs if i == 0 else channels, channels, window, stride, padding=(window - stride) // 2)
@@ -125,13 +132,13 @@ class StridedEncoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x: ``[B, C, T]``, T a multiple of the hop; lengths: int64 ``[B]``. Returns z_e ``[B, F, D]``."""
-        x = x * SCALE * valid(lengths, x.shape[-1])[:, None]
+        x = x * self.scale * valid(lengths, x.shape[-1])[:, None]
         for convolution, stride in zip(self.strided, self.strides, strict=True):
             lengths = frames_of(lengths, stride)
             x = convolution(x)
             x = F.relu(x) * valid(lengths, x.shape[-1])[:, None]
         mask = valid(lengths, x.shape[-1])[:, None]
-        x = self.widen(x)
+        x = self.widen(x) * mask
         for block in self.blocks:
             x = block(x, mask)
         z: Tensor = self.standardise(self.project(F.relu(x)).transpose(1, 2), mask[:, 0])
