@@ -15,6 +15,9 @@ from wavevq.nn.quantizers import VectorQuantizer
 from wavevq.noise import uniform
 
 
+RECENT = 20  # training steps within which a code must occur to count as used
+
+
 class VqVae(nn.Module):
     """An autoencoder whose latents are codes.
 
@@ -70,7 +73,9 @@ class VqVae(nn.Module):
         count = total(mask.sum())
         loss = nats / (count / world_size()) + latents.loss
         bits = total(nats) / count / math.log(2)
-        return StepLoss(loss, {"bits_per_sample": bits, "bottleneck_loss": total(latents.loss) / world_size()})
+        metrics = {"bits_per_sample": bits, "bottleneck_loss": total(latents.loss) / world_size()}
+        metrics["codes_used"] = (self.bottleneck.idle < RECENT).sum()
+        return StepLoss(loss, metrics)
 
 
 def jittered(z: Tensor, frames: Tensor, noise: Tensor, chance: float) -> Tensor:

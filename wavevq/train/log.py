@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wavevq.audio import replacing
 from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Log:
         self.console, self.steps = console, steps
         self.path = folder / "metrics.jsonl"
         kept = [line for line in _lines(self.path) if line["step"] <= first]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with replacing(self.path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.board = SummaryWriter(folder / "tensorboard", purge_step=first + 1)
         self.progress = Progress(
             TextColumn("training"),
