@@ -14,7 +14,6 @@ from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.quantizers import VectorQuantizer
 from wavevq.noise import uniform
 
-
 RECENT = 20  # training steps within which a code must occur to count as used
 
 
