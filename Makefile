@@ -1,41 +1,35 @@
-# On a fresh machine with Python 3.11 or newer, git and make:
-#   make demo   train on embedded speech, convert a voice, write demo/report.html
-#   make test   run the tests
+# Only Python 3.11 or newer, git and make are needed: the first target that needs it makes .venv.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+BIN := .venv/bin
 
+.DEFAULT_GOAL := help
 .PHONY: help demo test lint format clean
 
-help:
-	@echo "make demo    train a small model on embedded speech and write demo/report.html (about ten minutes)"
-	@echo "make test    run the tests"
-	@echo "make lint    ruff and mypy"
-	@echo "make format  let ruff format the code"
-	@echo "make clean   remove the virtual environment and the demonstration"
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY)
-	$(BIN)/wavevq demo --out demo
+demo: .venv/installed ## Train on embedded speech, measure, write demo/report.html (some ten minutes on two cores)
+	@$(BIN)/wavevq demo
 
-test: $(READY)
-	$(BIN)/python -m pytest --durations=10
+test: .venv/installed ## Run the tests
+	$(BIN)/python -m pytest --durations=15
 
-lint: $(READY)
+lint: .venv/installed ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: .venv/installed ## Bring the code into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf $(VENV) demo
+clean: ## Remove the virtual environment, caches and build outputs; runs/ and demo/ stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find wavevq tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wavevq needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
-	@echo "setting up $(VENV): PyTorch and the rest take about 5 GB and a minute or more"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	@touch $(READY)
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	@echo "installing into .venv: PyTorch and what belongs to it take about 5 GB and a minute or more"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
