@@ -1,35 +1,41 @@
-# Only Python 3.11 or newer, git and make are needed: the first target that needs it makes .venv.
+# On a fresh machine with Python 3.11 or newer, git and make:
+#   make demo   train on embedded speech, convert a voice, write demo/report.html
+#   make test   run the tests
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 
-.DEFAULT_GOAL := help
 .PHONY: help demo test lint format clean
 
-help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help:
+	@echo "make demo    train a small model on embedded speech and write demo/report.html (about ten minutes)"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff format the code"
+	@echo "make clean   remove the virtual environment and the demonstration"
 
-demo: .venv/installed ## Train on embedded speech, measure, write demo/report.html (some ten minutes on two cores)
-	@$(BIN)/wavevq demo
+demo: $(READY)
+	$(BIN)/wavevq demo --out demo
 
-test: .venv/installed ## Run the tests
-	$(BIN)/python -m pytest --durations=15
+test: $(READY)
+	$(BIN)/python -m pytest --durations=10
 
-lint: .venv/installed ## Check style and types
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed ## Bring the code into style
+format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove the virtual environment, caches and build outputs; runs/ and demo/ stay
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find wavevq tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+clean:
+	rm -rf $(VENV) demo
 
-.venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
-	@echo "installing into .venv: PyTorch and what belongs to it take about 5 GB and a minute or more"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wavevq needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
+	@echo "setting up $(VENV): PyTorch and the rest take about 5 GB and a minute or more"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $(READY)
