@@ -219,8 +219,8 @@ def read_codes(source: str | Path | BinaryIO, name: str | None = None) -> NDArra
     name = name or str(source)
     try:
         data = io.BytesIO(Path(source).read_bytes() if isinstance(source, str | Path) else source.read())
-        # Not np.load, which takes zip archives and pickles too.
-        codes: NDArray[Any] = np.lib.format.read_array(data, allow_pickle=False)  # type: ignore[no-untyped-call]
+        read_array: Any = np.lib.format.read_array  # not np.load, which takes zip archives and pickles too
+        codes: NDArray[Any] = read_array(data, allow_pickle=False)
     except OSError as error:
         raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     except (ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:  # of a damaged header
