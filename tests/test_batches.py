@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from wavevq.data import corpora
-from wavevq.data.batches import OFFSETS, ORDER, Crops, _derived, whole_clips
+from wavevq.data.batches import Crops, whole_clips
 from wavevq.data.store import Store, StoredClip, prepare
 from wavevq.errors import WavevqError
+from wavevq.noise import JITTER, OFFSETS, ORDER, derived
 
 LENGTHS = (10, 64, 65, 100, 1000)
 
@@ -113,8 +114,8 @@ def test_ranks_that_do_not_divide_the_batch_are_refused(counting: Store) -> None
 
 
 def test_order_offsets_and_models_draw_from_different_seeds() -> None:
-    seeds = {seed for base in range(100) for seed in (base, _derived(base, ORDER), _derived(base, OFFSETS))}
-    assert len(seeds) == 300
+    seeds = {seed for base in range(100) for seed in (base, *(derived(base, p) for p in (ORDER, OFFSETS, JITTER)))}
+    assert len(seeds) == 400
 
 
 @pytest.mark.parametrize("hop", [1, 64])

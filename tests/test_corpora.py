@@ -358,3 +358,25 @@ def test_unknown_corpora_and_subsets_are_told(tmp_path: Path) -> None:
     with pytest.raises(WavevqError, match=r"dev-dirty: .*dev-clean"):
         download("librispeech", tmp_path, "dev-dirty")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_s_speaker_is_its_first_folder(tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+    for speaker in ("ann", "bob"):
+        for i in range(2):
+            make_audio(tmp_path / speaker / "chapter" / f"{i}.wav", seconds=0.1)
+    assert {clip.speaker for clip in corpora.folder(tmp_path, 0.3, 0).clips} == {"ann", "bob"}
+    make_audio(tmp_path / "stray.wav", seconds=0.1)
+    with pytest.raises(WavevqError, match="nothing beside"):
+        corpora.folder(tmp_path, 0.3, 0)
+
+
+def test_librispeech_does_not_train_on_its_test_subsets(tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+    for subset, speaker in (("train-clean-100", "19"), ("dev-clean", "84"), ("test-other", "367")):
+        for i in range(3):
+            make_audio(tmp_path / "LibriSpeech" / subset / speaker / "1" / f"{speaker}-1-000{i}.flac", seconds=0.1)
+    clips = corpora.librispeech(tmp_path, 0.2, 0).clips
+    assert {clip.speaker: clip.split for clip in clips if clip.speaker != "19"} == {
+        "84": "val_unseen",
+        "367": "val_unseen",
+    }
+    assert {clip.split for clip in clips if clip.speaker == "19"} == {"train", "val"}

@@ -180,3 +180,13 @@ def test_every_section_is_frozen_and_closed() -> None:
     every = sections(Recipe)
     assert len(every) >= 13
     assert all(one.model_config["frozen"] and one.model_config["extra"] == "forbid" for one in every)
+
+
+def test_a_crop_of_part_of_a_frame_is_told_beside_other_mistakes() -> None:
+    shipped = next(path for path in RECIPES if path.stem == "digits")
+    with pytest.raises(WavevqError) as told:
+        load_recipe(shipped, ("train.crop=100", "train.batch=true", "seeed=1"))
+    lines = str(told.value).splitlines()
+    assert len(lines) == 3
+    assert lines[0].endswith("train.batch: true is not allowed: must be a number")
+    assert lines[2].endswith("train.crop 100 must be a multiple of the hop, 64")

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from matplotlib.figure import Figure
 
+from wavevq.errors import WavevqError
 from wavevq.evaluate.probes import Score
 from wavevq.evaluate.report import Report, Take, curve_figure, spectrogram_figure, usage_figure
 
@@ -119,7 +120,7 @@ def test_a_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.M
     path = Report("old").write(tmp_path / "report.html")
     before = path.read_text()
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(WavevqError, match="full"):
         Report("new").write(path)
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -158,5 +158,5 @@ def test_without_a_readable_checkpoint_it_is_refused(place: Path) -> None:
         state.unlink()
     before = (run / "metrics.jsonl").read_bytes()
     assert command(place, *TRAIN, "none", "--resume") == [2]
-    assert said(place).splitlines()[-1] == "wavevq: none/checkpoints: no checkpoint to resume from"
+    assert said(place).splitlines()[-1] == "wavevq: none/checkpoints: no checkpoint to resume from that is not damaged"
     assert (run / "metrics.jsonl").read_bytes() == before

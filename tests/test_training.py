@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from trainings import command, said, workplace
 
-from wavevq.contracts import Batch, StepLoss, Trainable
+from wavevq.contracts import Batch, StepLoss
 from wavevq.errors import WavevqError
 from wavevq.experiment import locked
 from wavevq.recipe import Train
@@ -134,7 +134,6 @@ def test_a_training_equals_the_plain_loop(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
     means = [(errors[i] + errors[i + 1]) / 2 for i in range(0, 10, 2)]  # of the steps since the line before
     assert [line["error"] for line in lines] == pytest.approx(means, rel=1e-4)
-    assert isinstance(toy, Trainable)
 
 
 @pytest.mark.parametrize(("precision", "cast"), [("32-true", False), ("bf16-mixed", True)])
@@ -171,7 +170,7 @@ def test_validation_sees_the_averaged_weights_and_leaves_no_trace(tmp_path: Path
 @pytest.mark.parametrize("bad", [1, 5])
 def test_a_non_finite_loss_stops_before_the_weights(tmp_path: Path, bad: int) -> None:
     toy = Toy()
-    with pytest.raises(WavevqError, match=rf"^step {bad}: the loss is nan and the gradient's norm is nan; "):
+    with pytest.raises(WavevqError, match=rf"^step {bad}: the loss is nan and .*; the last good checkpoint is "):
         train(tmp_path / "run", toy, Numbers(bad), average=0)
     alone, _ = train(tmp_path / "short", steps=bad)
     alone.seen.add_(1)  # the buffer has seen the bad step; what is saved has not

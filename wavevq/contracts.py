@@ -12,7 +12,7 @@ Latents are channel-last over ``*grid``; signals are channel-first, ``[B, C, *sp
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -85,7 +85,6 @@ class Likelihood(Protocol):
         ...
 
 
-@runtime_checkable
 class Trainable(Protocol):
     """Whatever the training loop can train."""
 

@@ -6,7 +6,6 @@ What it shows is that training works. Intelligible conversion needs hours: the t
 from __future__ import annotations
 
 import math
-import shutil
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wavevq import experiment
-from wavevq.audio import Recording, Signal, level, write
+from wavevq.audio import SILENCE_RMS, Recording, Signal, level, write
 from wavevq.build import build_store
 from wavevq.data.batches import whole_clips
 from wavevq.data.store import Phone, Store, StoredClip
@@ -29,10 +28,9 @@ from wavevq.evaluate.likelihood import derangement, encode_all, fitted
 from wavevq.evaluate.probes import PhoneProbe, Score, SpeakerProbe
 from wavevq.evaluate.report import Report, Take, curve_figure, usage_figure
 from wavevq.recipe import Recipe, load_recipe
-from wavevq.run import CHECKPOINTS, RECIPE, SUMMARY, Run, load_run, read_recipe
+from wavevq.run import RECIPE, SUMMARY, Run, load_run, read_recipe
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import Interrupted
-from wavevq.train.state import checkpoints
 
 CLIPS = 30  # held-out clips that are sampled: with six voices each pair of source and target comes once
 SECONDS = 1.5  # of each: the sampler takes one sample of all clips at a time
@@ -75,7 +73,9 @@ def main(folder: Path, console: Console) -> None:
 
 
 def demonstrate(recipe: Recipe, folder: Path, console: Console) -> Path:
-    """The same for any recipe of a corpus with phones. Returns the page.
+    """The same for any recipe of a corpus with phones, two speakers or more and two held-out clips of each.
+
+    Returns the page.
 
     Raises WavevqError where ``folder / "run"`` is something else than a run of this recipe.
     """
@@ -107,16 +107,13 @@ def recipe_path() -> Path:
 
 def trained(recipe: Recipe, folder: Path, console: Console) -> Run:
     """The finished run in ``folder``: as it is there, or carried on, or made."""
-    if (folder / RECIPE).is_file():
-        if read_recipe(folder) != recipe:
-            raise WavevqError(f"{folder}: holds a run of another recipe; delete it or name another place with --out")
-        if not checkpoints(folder / CHECKPOINTS):
-            shutil.rmtree(folder)  # killed before its first checkpoint: nothing to carry on
+    if (folder / RECIPE).is_file() and read_recipe(folder) != recipe:
+        raise WavevqError(f"{folder}: holds a run of another recipe; delete it or name another place with --out")
     if (folder / SUMMARY).is_file():
         console.print(f"{folder}: already trained; delete it to train again", soft_wrap=True, highlight=False)
     else:
         console.print(
-            f"training {recipe.train.steps} steps: about five minutes on two cores", soft_wrap=True, highlight=False
+            f"training {recipe.train.steps} steps: some four minutes on two cores", soft_wrap=True, highlight=False
         )
         try:
             experiment.train(recipe, folder, resume=folder.exists(), console=console)
@@ -160,7 +157,7 @@ def versions(run: Run, said: Sequence[Utterance]) -> dict[str, list[Signal]]:
     own, targets = [one.speaker for one in said], [one.target for one in said]
     drawn = run.decode_batch([*codes, *codes, *others], [*own, *targets, *own], seed=run.recipe.seed)
     # Sampled clips at the level of the originals, or it would give them away.
-    heard = [level(clip, slice(None), "a sampled clip") for clip in drawn]
+    heard = [level(clip, slice(None)) if clip.std() > SILENCE_RMS else clip for clip in drawn]
     n = len(said)
     return {
         "original": [one.samples for one in said],

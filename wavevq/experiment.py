@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ MAY_CHANGE: set[tuple[str, ...]] = {
 MAY_CHANGE |= {("train", "keep"), ("evaluation",)}
 
 
+NAMED = 5  # recordings left out that are told by name
+
+
 def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
     """Train what a recipe says in a run folder, to its end. Returns the folder.
 
@@ -45,6 +48,10 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
     fabric = launch(recipe, console)
     folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
     refuse(recipe, folder, resume)
+    if recipe.train.batch % fabric.world_size:
+        raise WavevqError(
+            f"train.batch {recipe.train.batch} must be a multiple of the number of processes, {fabric.world_size}"
+        )
     with fabric.rank_zero_first():
         store = build_store(recipe)
     if not store.split("val"):
@@ -109,11 +116,12 @@ def launch(recipe: Recipe, console: Console) -> Fabric:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
-        accelerator="auto",
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here,
         num_nodes=started // here,
-        # The quantizer's statistics are all-reduced, so the buffers agree already.
-        strategy=DDPStrategy(broadcast_buffers=False) if started > 1 else "auto",
+        # The quantizer's statistics are all-reduced, so the buffers agree already. The others wait while rank 0
+        # validates, which may take hours.
+        strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=7)) if started > 1 else "auto",
         precision=recipe.train.precision,
     )
     fabric.launch()
@@ -148,13 +156,16 @@ def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
 
 
 def describe(store: Store) -> str:
-    """The corpus in one line."""
+    """The corpus in one line, and one for each recording that was left out, as far as NAMED."""
     splits = ", ".join(
         f"{len(store.split(name))} {name}" for name in ("train", "val", "val_unseen") if store.split(name)
     )
     lacking = f"; {store.missing} files missing, {len(store.broken)} broken" if store.missing or store.broken else ""
     size = f"{store.seconds / 60:.1f} minutes at {store.rate} Hz, {len(store.speakers)} speakers"
-    return f"corpus: {splits} clips, {size}{lacking}"
+    named = [f"{one.name} ({one.reason})" for one in store.broken[:NAMED]]
+    if len(store.broken) > NAMED:
+        named.append(f"and {len(store.broken) - NAMED} more, in {store.folder / 'index.json'}")
+    return "\n".join([f"corpus: {splits} clips, {size}{lacking}", *(f"  left out: {name}" for name in named)])
 
 
 def write_summary(folder: Path) -> None:

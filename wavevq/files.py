@@ -265,7 +265,7 @@ def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
     if path.is_dir():
         raise WavevqError(f"{path}: is a folder; name a file in it, or give --out {path}")
     # The folder named by --out is made, and those below it.
-    parent = path.parent if out is None else out.parent
+    parent = path.parent if out is None else out if out.is_dir() else out.parent
     if not parent.is_dir():
         raise WavevqError(f"{path if out is None else out}: there is no folder {parent}")
     if not os.access(parent, os.W_OK):

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Each purpose that draws by the numbers of steps or examples has a seed of its own, derived from the recipe's, so
+# that no two share their numbers. The quantizer draws by its updates under the recipe's seed itself.
+ORDER, OFFSETS, JITTER = 1, 2, 3
 DRAWS_A_COUNTER = 4  # Philox4x64 yields four 64-bit words for each value of its counter
 
 
@@ -25,3 +28,8 @@ def uniform(seed: int, streams: Iterable[int], count: int, start: int = 0) -> Te
         bits.advance(start // DRAWS_A_COUNTER)
         rows.append(np.random.Generator(bits).random(skipped + count)[skipped:])
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count, dtype=torch.float64)
+
+
+def derived(seed: int, purpose: int) -> int:
+    """The seed of a purpose, in [0, 2^64)."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0])

@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from wavevq.errors import WavevqError
 
-Count = Annotated[int, Field(gt=0)]
-Whole = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):  # a ValueError, for that is what pydantic collects
+        raise ValueError(f"{str(value).lower()} is not allowed: must be a number")  # noqa: TRY004
+    return value
+
+
+Number = BeforeValidator(_no_truth)  # pydantic would take true for 1
+Count = Annotated[int, Number, Field(gt=0)]
+Whole = Annotated[int, Number, Field(ge=0)]
+Share = Annotated[float, Number, Field(ge=0, lt=1)]
+Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -31,9 +39,9 @@ class Section(BaseModel):
 class Speech(Section):
     """What every speech corpus has. rate in Hz; trim_db in dB below the loudest frame, null keeps silence."""
 
-    rate: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
+    rate: Annotated[int, Number, Field(ge=1000, le=192_000)] = 16_000
     trim_db: Positive | None = None
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share of utterances, where the corpus has no val.txt
+    held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.05  # share of utterances, where the corpus has no val.txt
 
 
 class OnDisk(Speech):
@@ -61,8 +69,8 @@ class Synthetic(Speech):
     """Speech made by espeak-ng, with exact phoneme boundaries."""
 
     kind: Literal["synthetic"]
-    voices: Annotated[int, Field(ge=2, le=10)] = 6
-    sentences: Annotated[int, Field(ge=4, le=2000)] = 100  # a voice
+    voices: Annotated[int, Number, Field(ge=2, le=10)] = 6
+    sentences: Annotated[int, Number, Field(ge=4, le=2000)] = 100  # a voice
 
 
 Data = Annotated[Vctk | LibriSpeech | Folder | Fsdd | Synthetic, Field(discriminator="kind")]
@@ -75,7 +83,7 @@ class WaveformEncoder(Section):
     """Strided 1-D convolutions on the raw waveform (Van den Oord et al. 2017, section 4.3)."""
 
     kind: Literal["waveform"]
-    strides: Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1)] = (2, 2, 2, 2, 2, 2)
+    strides: Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1)] = (2, 2, 2, 2, 2, 2)
     window: Count = 4  # taps of each strided convolution, at least its stride
     channels: Count = 128
     residual_blocks: Whole = 0  # after the last stride
@@ -100,7 +108,7 @@ class SpectralEncoder(Section):
     frame_hop: Count = 128  # samples between frames
     frame_window: Count = 512  # samples of a frame's window
     bands: Count = 80  # mel bands, or for mfcc the number of coefficients kept
-    strides: tuple[Annotated[int, Field(ge=1, le=16)], ...] = ()  # of the convolutions after the frames
+    strides: tuple[Annotated[int, Number, Field(ge=1, le=16)], ...] = ()  # of the convolutions after the frames
     window: Count = 4
     channels: Count = 128
     residual_blocks: Whole = 2
@@ -126,9 +134,9 @@ Encoder = Annotated[WaveformEncoder | SpectralEncoder, Field(discriminator="kind
 class Codebook(Section):
     """What both quantizers have."""
 
-    codes: Annotated[int, Field(ge=2, le=2**20)] = 512  # K
+    codes: Annotated[int, Number, Field(ge=2, le=2**20)] = 512  # K
     dim: Count = 64  # D
-    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25  # weight of the commitment loss (equation 3)
+    beta: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 0.25  # weight of commitment (equation 3)
     revive_after: Whole = 100  # training steps without use before a code is moved onto a live vector; 0: never
 
 
@@ -142,7 +150,7 @@ class EmaVq(Codebook):
     """The codebook follows moving averages of the vectors assigned to it (appendix A.1)."""
 
     kind: Literal["ema"]
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    decay: Annotated[float, Number, Field(ge=0, lt=1)] = 0.99
 
 
 Bottleneck = Annotated[GradientVq | EmaVq, Field(discriminator="kind")]
@@ -153,13 +161,13 @@ class WaveNetDecoder(Section):
 
     kind: Literal["wavenet"]
     layers: Count = 30
-    cycle: Annotated[int, Field(gt=0, le=20)] = 10  # dilations 1, 2, ... 2^(cycle-1), over again
-    kernel: Annotated[int, Field(ge=2, le=8)] = 2
+    cycle: Annotated[int, Number, Field(gt=0, le=20)] = 10  # dilations 1, 2, ... 2^(cycle-1), over again
+    kernel: Annotated[int, Number, Field(ge=2, le=8)] = 2
     residual: Count = 64
     gate: Count = 64  # width after the gate; filter and gate together are twice as wide
     skip: Count = 64
     head: Count = 256  # hidden width between skip sum and classes
-    classes: Annotated[int, Field(ge=2, le=65_536)] = 256
+    classes: Annotated[int, Number, Field(ge=2, le=65_536)] = 256
     context: Count = 128  # width of the conditioning network at latent rate
     context_layers: Whole = 2
     speaker_dim: Count = 64
@@ -181,7 +189,7 @@ class Train(Section):
     crop: Count = 8192  # samples
     learning_rate: Positive = 4e-4
     warmup: Whole = 200  # steps of linear rise
-    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.5  # last share of the steps, linear fall of the rate to zero
+    cooldown: Annotated[float, Number, Field(ge=0, le=1)] = 0.5  # last share of the steps: the rate falls to zero
     clip: Positive = 1.0  # largest norm of the gradient
     average: Share = 0.999  # decay of the averaged weights
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -203,7 +211,7 @@ class Evaluation(Section):
 class Recipe(Section):
     """One experiment."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Number, Field(ge=0, lt=2**63)] = 0
     data: Data
     model: Model
     train: Train
@@ -216,9 +224,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _crop_is_whole_frames(self) -> Recipe:
-        if self.train.crop % self.hop:
-            raise ValueError(f"train.crop {self.train.crop} must be a multiple of the hop, {self.hop}")
+        if mistake := _cut_frame(self.train.crop, self.hop):
+            raise ValueError(mistake)
         return self
+
+
+def _cut_frame(crop: int, hop: int) -> str | None:
+    return f"train.crop {crop} must be a multiple of the hop, {hop}" if crop % hop else None
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -258,7 +270,21 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise WavevqError("\n".join(f"{source}: {_mistake(tree, one)}" for one in error.errors())) from None
+        mistakes = [_mistake(tree, one) for one in error.errors()]
+        # pydantic looks at a whole section only when all of its parts are right.
+        if all(one["loc"] for one in error.errors()) and (more := _mistaken_crop(tree)):
+            mistakes.append(f"recipe: {more}")
+        raise WavevqError("\n".join(f"{source}: {mistake}" for mistake in mistakes)) from None
+
+
+def _mistaken_crop(tree: Any) -> str | None:
+    """What is wrong with the crop of a recipe that has other mistakes, as far as those let one tell."""
+    try:
+        hop = TypeAdapter[Encoder](Encoder).validate_python(tree["model"]["encoder"]).hop
+        crop = tree["train"].get("crop", Train.model_fields["crop"].default)
+    except (ValidationError, LookupError, TypeError, AttributeError):
+        return None  # they stand in the way, and are told
+    return _cut_frame(crop, hop) if type(crop) is int else None
 
 
 def _apply(tree: dict[str, Any], override: str) -> str | None:

@@ -12,9 +12,7 @@ from wavevq.decoders import WaveNetDecoder
 from wavevq.distributed import total, world_size
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.quantizers import VectorQuantizer
-from wavevq.noise import uniform
-
-RECENT = 20  # training steps within which a code must occur to count as used
+from wavevq.noise import JITTER, derived, uniform
 
 
 class VqVae(nn.Module):
@@ -66,14 +64,16 @@ class VqVae(nn.Module):
         z = latents.z
         if self.jitter:
             frames = frames_of(batch.lengths, self.hop)
-            z = jittered(z, frames, uniform(self.seed, batch.index.tolist(), z.shape[1]), self.jitter)
+            z = jittered(z, frames, uniform(derived(self.seed, JITTER), batch.index.tolist(), z.shape[1]), self.jitter)
         mask = valid(batch.lengths, batch.x.shape[-1])
         nats = self.decoder.nll(batch.x, z, batch.label, mask).sum()
         count = total(mask.sum())
         loss = nats / (count / world_size()) + latents.loss
         bits = total(nats) / count / math.log(2)
         metrics = {"bits_per_sample": bits, "bottleneck_loss": total(latents.loss) / world_size()}
-        metrics["codes_used"] = (self.bottleneck.idle < RECENT).sum()
+        if latents.codes is not None:
+            heard = latents.codes[valid(frames_of(batch.lengths, self.hop), z.shape[1])]
+            metrics["codes_used"] = (total(torch.bincount(heard, minlength=self.bottleneck.codes)) > 0).sum()
         return StepLoss(loss, metrics)
 
 

@@ -16,11 +16,7 @@ from wavevq.contracts import Batch
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store, StoredClip
 from wavevq.errors import WavevqError
-from wavevq.noise import uniform
-
-# Each purpose draws under a seed of its own, derived from the recipe's. The models' noise (jitter) uses the
-# recipe's seed itself with the same example numbers as streams, and must not repeat the crops'.
-ORDER, OFFSETS = 1, 2
+from wavevq.noise import OFFSETS, ORDER, derived, uniform
 
 
 class Crops:
@@ -35,7 +31,7 @@ class Crops:
         self.clips = store.split("train")
         windows = [max(1, -(-clip.length // crop)) for clip in self.clips]
         self._clip_of_window = np.repeat(np.arange(len(self.clips)), windows)
-        self._order_seed, self._offset_seed = _derived(seed, ORDER), _derived(seed, OFFSETS)
+        self._order_seed, self._offset_seed = derived(seed, ORDER), derived(seed, OFFSETS)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,10 +112,6 @@ def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: in
         lengths=torch.tensor([len(samples) for samples in audio]),
         index=torch.tensor(index),
     )
-
-
-def _derived(seed: int, purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0])
 
 
 @lru_cache(maxsize=2)  # a batch may straddle two epochs

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -79,22 +79,30 @@ def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listi
 
 
 def librispeech(root: str | Path, held_out: float, seed: int) -> Listing:
-    """LibriSpeech: ``<subset>/<speaker>/<chapter>/*.flac``, all subsets that are there."""
+    """LibriSpeech: ``<subset>/<speaker>/<chapter>/*.flac``, all subsets that are there.
+
+    Beside a train subset, dev and test are what they were made for: speakers that are not trained on.
+    """
     top = _existing(root, "librispeech")
     for base in (top / "LibriSpeech", top):
         found = [path for path in base.glob("*/*/*/*") if _is_audio(path) and re.fullmatch(r"\d+-\d+-\d+", path.stem)]
         if found:
-            return _listing(top, base, found, 0, lambda path: path.parent.parent.name, held_out, seed)
+            subsets = {path: path.relative_to(base).parts[0] for path in found}
+            trains = any(subset.startswith("train") for subset in subsets.values())
+            unseen = {path for path, subset in subsets.items() if trains and not subset.startswith("train")}
+            return _listing(top, base, found, 0, lambda path: path.parent.parent.name, held_out, seed, unseen=unseen)
     raise _no_corpus(root, "LibriSpeech/<subset>/<speaker>/<chapter>/*.flac", "librispeech")
 
 
 def folder(root: str | Path, held_out: float, seed: int) -> Listing:
-    """Any folder of audio: the folder that a file stands in is its speaker."""
+    """Any folder of audio with one folder a speaker, however deep the files lie in it."""
     top = _existing(root)
     found = _audio_below(top)
     if not found:
         raise _no_corpus(root, "<speaker>/*.wav, .flac, .ogg or .mp3")
-    return _listing(top, top, found, 0, _parent, held_out, seed)
+    if any(path.parent == top for path in found):
+        raise _no_corpus(root, "<speaker>/*.wav, .flac, .ogg or .mp3, and nothing beside the speakers' folders")
+    return _listing(top, top, found, 0, lambda path: path.relative_to(top).parts[0], held_out, seed)
 
 
 def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
@@ -146,6 +154,7 @@ def _listing(
     held_out: float,
     seed: int,
     rename: Callable[[str], str] = str,
+    unseen: Collection[Path] = (),
 ) -> Listing:
     place, lists = _lists(top, base)
     listed: dict[Path, Split] = {}
@@ -160,7 +169,7 @@ def _listing(
         splits = {path: split for path, split in listed.items() if path.is_file()}
         missing = len(listed) - len(splits)
     else:
-        splits = {path: listed.get(path, "train") for path in found}
+        splits = {path: listed.get(path, "val_unseen" if path in unseen else "train") for path in found}
         missing += sum(path not in splits for path in listed)
     names = {path: path.relative_to(place).as_posix() for path in sorted(splits, key=Path.as_posix)}
     speakers = {path: speaker_of(path) for path in names}

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +17,7 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 
+from wavevq.audio import replacing
 from wavevq.evaluate.probes import Score
 
 Samples = np.ndarray[Any, np.dtype[Any]]
@@ -104,16 +103,8 @@ class Report:
         """Writes the page to ``path``: a reader finds the old page or the new one, never half of it."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        unfinished = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.html())
-            unfinished.chmod(0o644)  # mkstemp's files are for their owner alone
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with replacing(path) as unfinished:
+            unfinished.write_text(self.html(), encoding="utf-8")
         return path
 
     def _add(self, part: str) -> Report:

@@ -59,7 +59,7 @@ class Validator:
         if not self.plan.sampled:
             return []
         [batch] = whole_clips(self.store, "val", self.plan.sampled, self.model.hop, self.plan.sampled)
-        most = int(self.plan.sampled_seconds * self.store.rate) // self.model.hop * self.model.hop
+        most = max(1, int(self.plan.sampled_seconds * self.store.rate) // self.model.hop) * self.model.hop
         device = next(self.model.parameters()).device
         x, lengths = batch.x[..., :most].to(device), batch.lengths.clamp(max=most).to(device)
         latents = self.model.encode(x, lengths)

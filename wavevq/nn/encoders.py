@@ -183,7 +183,7 @@ class SpectralEncoder(nn.Module):
         )
         power = spectrum.abs().square().transpose(1, 2) @ self.filters
         # -60 dB under a full-scale sine's power stops the logarithm; 1/4 brings speech to about unit variance.
-        floor = 1e-6 * self.frame_window
+        floor = 1e-6 * (self.frame_window / 4) ** 2
         return (torch.log(power + floor) / 4 @ self.cosines).transpose(1, 2)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:

@@ -88,19 +88,20 @@ def pick(logits: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float =
     """The class at which the cumulated probability passes ``noise``: int64 ``[B]`` of logits ``[B, Q]``, noise ``[B]``.
 
     temperature above 0 divides the logits; top_p in (0, 1] keeps the fewest likeliest classes that reach it.
-    Probabilities are cumulated in float64, in the order of the classes.
+    Probabilities are cumulated in float64, in the order of the classes; on the CPU, since a GPU's cumulated sums are
+    not deterministic. The result is on the device of the logits.
     """
-    probability = F.softmax(logits.double() / temperature, dim=-1)
+    probability = F.softmax(logits.cpu().double() / temperature, dim=-1)
     if top_p < 1:
         ordered, order = probability.sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered
         probability = probability.scatter(-1, order, ordered.where(before < top_p, 0.0))
     cumulated = probability.cumsum(-1)
-    target = noise.double().to(logits.device) * cumulated[..., -1]
+    target = noise.cpu().double() * cumulated[..., -1]
     # The first class whose cumulated probability exceeds the target; rounding may leave the target at the top.
     passed = (cumulated <= target[..., None]).sum(-1)
     last = probability.shape[-1] - 1 - (probability.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(passed, last)
+    return torch.minimum(passed, last).to(logits.device)
 
 
 @contextmanager

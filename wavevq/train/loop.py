@@ -76,7 +76,7 @@ def fit(
                 loss, metrics = model(vars(batch))
                 fabric.backward(loss)
                 norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
-                refuse_nonfinite(state.step, loss, norm)
+                refuse_nonfinite(state.step, loss, norm, folder / "checkpoints")
                 optimizer.step()
                 optimizer.zero_grad()
                 state.step += 1
@@ -126,26 +126,31 @@ def rate_factor(plan: Train, step: int) -> float:
     return min(1.0, rise, fall)
 
 
-def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor | None) -> None:
+def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor | None, folder: Path) -> None:
     """Stop before the optimizer takes a step that would ruin the weights: every rank sees the same norm."""
     if norm is None or not math.isfinite(norm.item()):
-        value = loss.item()
+        saved = checkpoints(folder)
         raise WavevqError(
-            f"step {step}: the loss is {value} and the gradient's norm is {None if norm is None else norm.item()}; "
-            "weights and checkpoints are untouched (try a lower train.learning_rate)"
+            f"step {step}: the loss is {loss.item()} and the gradient's norm {None if norm is None else norm.item()}; "
+            f"the last good checkpoint is {saved[-1] if saved else 'none yet'} (try a lower train.learning_rate)"
         )
 
 
 def load_newest(state: TrainState, folder: Path, console: Console) -> None:
-    """Go on from the newest checkpoint that can be read; a damaged one is named and the one before it used."""
-    for checkpoint in reversed(checkpoints(folder)):
+    """Go on from the newest checkpoint that can be read; a damaged one is named and the one before it used.
+
+    A run that was killed before its first begins again. Raises WavevqError where all are damaged.
+    """
+    found = checkpoints(folder)
+    for checkpoint in reversed(found):
         try:
             state.load(checkpoint)
         except WavevqError as error:
             console.print(f"skipping a damaged checkpoint: {error}", soft_wrap=True)
         else:
             return
-    raise WavevqError(f"{folder}: no checkpoint to resume from")
+    if found:
+        raise WavevqError(f"{folder}: no checkpoint to resume from that is not damaged")
 
 
 def any_rank(fabric: Fabric, stop: list[float]) -> bool:

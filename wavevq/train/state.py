@@ -94,7 +94,8 @@ class TrainState:
     def load(self, checkpoint: Path) -> None:
         """Take everything from a checkpoint. Raises WavevqError where it does not fit."""
         self.module.load_state_dict(read_tensors(checkpoint / MODEL, self.module))
-        self.average.tensors = read_tensors(checkpoint / AVERAGE, self.module)
+        for name, value in read_tensors(checkpoint / AVERAGE, self.module).items():
+            self.average.tensors[name].copy_(value)  # onto the model's device
         state = read_state(checkpoint)
         self.step = state["step"]
         tensors = _read(checkpoint / OPTIMIZER)
