@@ -54,6 +54,9 @@ class Listing:
 # --- the kinds of corpora -----------------------------------------------------------------------------------
 
 
+FOLDER = "<speaker>/*.wav, .flac, .ogg or .mp3"
+
+
 def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listing:
     """VCTK 0.92 (``wav48_silence_trimmed/``, one of two microphones) or an older release (``wav48/``).
 
@@ -95,14 +98,20 @@ def librispeech(root: str | Path, held_out: float, seed: int) -> Listing:
 
 
 def folder(root: str | Path, held_out: float, seed: int) -> Listing:
-    """Any folder of audio with one folder a speaker, however deep the files lie in it."""
+    """Any folder of audio with one folder a speaker, however deep the files lie in it.
+
+    The speakers' folders stand in the deepest folder that holds all recordings.
+    """
     top = _existing(root)
     found = _audio_below(top)
     if not found:
-        raise _no_corpus(root, "<speaker>/*.wav, .flac, .ogg or .mp3")
-    if any(path.parent == top for path in found):
-        raise _no_corpus(root, "<speaker>/*.wav, .flac, .ogg or .mp3, and nothing beside the speakers' folders")
-    return _listing(top, top, found, 0, lambda path: path.relative_to(top).parts[0], held_out, seed)
+        raise _no_corpus(root, FOLDER)
+    common = Path(os.path.commonpath([path.parent for path in found]))
+    beside = {path.parent == common for path in found}
+    if len(beside) == 2:
+        raise _no_corpus(root, f"{FOLDER}, and nothing beside the speakers' folders")
+    place = common.parent if beside == {True} else common  # all in one folder: one speaker
+    return _listing(top, top, found, 0, lambda path: path.relative_to(place).parts[0], held_out, seed)
 
 
 def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
