@@ -68,7 +68,7 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
             if resume:
                 write_recipe(folder, recipe)
             else:
-                create(folder, recipe, store.speakers)
+                create(folder, recipe, store.speakers, store.about)
             console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
         _train(fabric, recipe, folder, resume, store, console)
     return folder
@@ -76,6 +76,7 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: Store, console: Console) -> None:
     batches = Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed)
+    console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     module = build_model(recipe, len(store.speakers))
     validator = Validator(module, store, recipe.evaluation, recipe.train.steps, recipe.seed)
     fit(fabric, module, batches, recipe.train, folder, validator, console, resume)

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -173,11 +173,12 @@ def find_run(name: str | Path | None) -> Path:
     return finished[-1].parent
 
 
-def create(folder: Path, recipe: Recipe, speakers: Sequence[str]) -> None:
-    """Begin a run folder."""
+def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping[str, str] | None = None) -> None:
+    """Begin a run folder. about: what the corpus says of its speakers."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SPEAKERS) as partial:
-        partial.write_text(json.dumps({"speakers": list(speakers)}, indent=1) + "\n", encoding="utf-8")
+        known = {"speakers": list(speakers), "about": {name: (about or {}).get(name, "") for name in speakers}}
+        partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_recipe(folder, recipe)  # last: it makes the folder a run
 
 
