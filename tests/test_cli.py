@@ -135,7 +135,10 @@ def test_a_run_folder_holds_what_the_run_was(home: Path) -> None:
     resolved = yaml.safe_load((run / "recipe.yaml").read_text())
     assert resolved["train"]["steps"] == 4
     assert resolved["train"]["learning_rate"] == 4e-4  # every default is written out
-    assert json.loads((run / "speakers.json").read_text()) == {"speakers": ["ann", "bob"], "about": {"ann": "", "bob": ""}}
+    assert json.loads((run / "speakers.json").read_text()) == {
+        "speakers": ["ann", "bob"],
+        "about": {"ann": "", "bob": ""},
+    }
     kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert kinds.count("train") == kinds.count("validation") == 2
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
