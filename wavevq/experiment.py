@@ -33,10 +33,9 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     ("train", "log_every"),
     ("train", "validate_every"),
     ("train", "save_every"),
+    ("train", "keep"),
+    ("evaluation",),
 }
-MAY_CHANGE |= {("train", "keep"), ("evaluation",)}
-
-
 NAMED = 5  # recordings left out that are told by name
 
 

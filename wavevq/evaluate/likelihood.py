@@ -53,7 +53,7 @@ def measure(
     device = next(model.parameters()).device
     batches = whole_clips(store, split, batch, model.hop, limit)
     codes = encode_all(model, batches)
-    donors = _donors(model, store, split, codes, seed, batch)
+    donors = _donors(model, store, split, codes, seed)
     wrong = _offsets(len(store.speakers), others, seed)
     own, shuffled, shuffled_own, mistaken = 0.0, 0.0, 0.0, 0.0
     samples = shuffled_samples = 0
@@ -120,9 +120,7 @@ def fitted(codes: Tensor, frames: int) -> Tensor:
     return codes.repeat(-(-frames // len(codes)))[:frames]
 
 
-def _donors(
-    model: VqVae, store: Store, split: Split, codes: dict[int, Tensor], seed: int, batch: int
-) -> dict[int, Tensor]:
+def _donors(model: VqVae, store: Store, split: Split, codes: dict[int, Tensor], seed: int) -> dict[int, Tensor]:
     """Another clip's codes for each clip, of the same speaker, as long as its own.
 
     A speaker's only clip of the split takes the codes of a training clip of theirs.
