@@ -18,6 +18,8 @@ from wavevq.data.store import Store, StoredClip
 from wavevq.errors import WavevqError
 from wavevq.noise import OFFSETS, ORDER, derived, uniform
 
+PADDING = 0.2  # share of a batch of whole clips that may be padding
+
 
 class Crops:
     """Training crops of ``crop`` samples, ``batch`` of them a step over all ranks together.
@@ -88,8 +90,9 @@ class WholeClips(Sequence[Batch]):
 
 
 def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> WholeClips:
-    """The whole clips of a split, sorted by length to lessen padding, ``batch`` at a time; x float32 ``[B, 1, T]``.
+    """The whole clips of a split, sorted by length, at most ``batch`` at a time; x float32 ``[B, 1, T]``.
 
+    A batch ends early where more than PADDING of it would be padding, on which the time would be wasted.
     T is the longest of the batch rounded up to a multiple of ``hop``. index is the clip's place in
     ``store.split(split)``. ``limit`` takes that many, evenly spread over the split (sorted by name, so over its
     speakers too). The label is -1 where the speaker was not in training (val_unseen).
@@ -98,7 +101,15 @@ def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int
     count = len(clips) if limit is None else min(limit, len(clips))
     chosen = [(2 * i + 1) * len(clips) // (2 * count) for i in range(count)]
     chosen.sort(key=lambda i: (clips[i].length, i))
-    return WholeClips(store, clips, [chosen[i : i + batch] for i in range(0, count, batch)], hop)
+    members: list[list[int]] = [[]]
+    for i in chosen:
+        joined = [*members[-1], i]
+        heard = sum(clips[j].length for j in joined)
+        if members[-1] and (len(joined) > batch or heard < (1 - PADDING) * len(joined) * clips[i].length):
+            members.append([])
+        members[-1].append(i)
+    members = [one for one in members if one]  # a split without clips has no batch
+    return WholeClips(store, clips, members, hop)
 
 
 def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: int, index: list[int]) -> Batch:

@@ -56,21 +56,19 @@ class Validator:
 
     def _sampled(self) -> list[tuple[str, Clip]]:
         """The first seconds of some clips, and what sampling from their codes gives."""
-        if not self.plan.sampled:
-            return []
-        [batch] = whole_clips(self.store, "val", self.plan.sampled, self.model.hop, self.plan.sampled)
-        most = max(1, int(self.plan.sampled_seconds * self.store.rate) // self.model.hop) * self.model.hop
-        device = next(self.model.parameters()).device
-        x, lengths = batch.x[..., :most].to(device), batch.lengths.clamp(max=most).to(device)
-        latents = self.model.encode(x, lengths)
-        noise = uniform(self.seed, batch.index.tolist(), x.shape[-1]).to(device)
-        frames = valid(frames_of(lengths, self.model.hop), latents.z.shape[1])
-        drawn = self.model.decoder.sample(latents.z, batch.label.to(device), noise, frames=frames)
         clips = []
-        for row, length in enumerate(lengths.tolist()):
-            name = self.store.split("val")[int(batch.index[row])].name
-            for kind, audio in (("original", x), ("reconstruction, sampled", drawn)):
-                clips.append((f"{name} {kind}", Clip(audio[row, 0, :length].cpu().numpy(), self.store.rate)))
+        for batch in whole_clips(self.store, "val", self.plan.batch, self.model.hop, self.plan.sampled):
+            most = max(1, int(self.plan.sampled_seconds * self.store.rate) // self.model.hop) * self.model.hop
+            device = next(self.model.parameters()).device
+            x, lengths = batch.x[..., :most].to(device), batch.lengths.clamp(max=most).to(device)
+            latents = self.model.encode(x, lengths)
+            noise = uniform(self.seed, batch.index.tolist(), x.shape[-1]).to(device)
+            frames = valid(frames_of(lengths, self.model.hop), latents.z.shape[1])
+            drawn = self.model.decoder.sample(latents.z, batch.label.to(device), noise, frames=frames)
+            for row, length in enumerate(lengths.tolist()):
+                name = self.store.split("val")[int(batch.index[row])].name
+                for kind, audio in (("original", x), ("reconstruction, sampled", drawn)):
+                    clips.append((f"{name} {kind}", Clip(audio[row, 0, :length].cpu().numpy(), self.store.rate)))
         return clips
 
 

@@ -157,21 +157,25 @@ class _ResidualStack(torch.autograd.Function):
         layers, kernel = taps.shape[:2]
         gated = taps.shape[3] // 2
         total = x.new_zeros(rows, skip.shape[2])
-        source = _below_zeros(x, rows, (kernel - 1) * dilations[0] * batch)
+        above = [(kernel - 1) * dilation * batch for dilation in dilations]
+        # Inputs that no backward will want take turns in two places.
+        spare = [] if keep else [_below_zeros(x, rows, max(above)) for _ in range(2)]
+        source = _below_zeros(x, rows, above[0]) if keep else spare[0][-rows - above[0] :]
         source[-rows:] = x.reshape(rows, width)
         inputs, gates = [], []
         blocks = _blocks(steps, len(cond), batch, x.device)
         hidden = x.new_empty(blocks[0][1], gated)
+        passing = None if keep else x.new_empty(blocks[0][1], 2 * gated)
         for layer, dilation in enumerate(dilations):
             shift = dilation * batch
-            if keep or layer == 0:
-                gates.append(x.new_empty(rows, 2 * gated))
             if keep:
+                gates.append(x.new_empty(rows, 2 * gated))
                 inputs.append(source)
             if layer < layers - 1:
-                target = _below_zeros(x, rows, (kernel - 1) * dilations[layer + 1] * batch)
+                room = _below_zeros(x, rows, above[layer + 1]) if keep else spare[(layer + 1) % 2]
+                target = room[-rows - above[layer + 1] :]
             for start, stop, first, last in blocks:
-                gate = gates[-1][start:stop]
+                gate = gates[-1][start:stop] if passing is None else passing[: stop - start]
                 torch.mm(source[start:stop], taps[layer, 0], out=gate)
                 for tap in range(1, kernel):
                     gate.addmm_(source[tap * shift + start : tap * shift + stop], taps[layer, tap])
