@@ -94,10 +94,7 @@ class Trainable(Protocol):
 class Sampler(Protocol):
     """Draws from an autoregressive network by inverse CDF: the randomness is an argument.
 
-    weights: the network (``wavevq.nn.wavenet.WaveNet``). cond: ``[B, F, L, 2W]``, the gate's conditioning at latent
-    rate. noise: float ``[B, T]`` in [0, 1). prefix: int64 ``[B, P]`` classes that were already there, or None; P + T
-    is a multiple of F, and (P + T) / F samples share a frame. state: what an earlier call returned, to go on where it
-    stopped, or None. Returns int64 classes ``[B, T]`` in [0, Q) and the new state.
+    ``str()`` says which backend it is and how it calculates.
     """
 
     def __call__(
@@ -109,4 +106,16 @@ class Sampler(Protocol):
         top_p: float = 1.0,
         prefix: Tensor | None = None,
         state: Any | None = None,
-    ) -> tuple[Tensor, Any]: ...
+    ) -> tuple[Tensor, Any]:
+        """Int64 classes ``[B, T]`` in [0, Q), and the state after them.
+
+        weights: the network (``wavevq.nn.wavenet.WaveNet``). cond: ``[B, F, L, 2W]``, the gate's conditioning at
+        latent rate. noise: float ``[B, T]`` in [0, 1). temperature: above 0. top_p: in (0, 1], see
+        ``sampling.reference.pick``. prefix: int64 ``[B, P]``, classes that are there already, or None. P + T is a
+        multiple of F, and (P + T) / F samples share a frame. state: what an earlier call of the same sampler, network
+        and batch returned, to go on where it stopped; it is used up. On the device of ``cond``.
+
+        A stream's samples depend on its own cond, noise and prefix alone, not on the batch and not on how its frames
+        are spread over calls, to the last bit.
+        """
+        ...

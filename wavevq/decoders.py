@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.wavenet import WaveNet
-from wavevq.sampling import reference
+from wavevq.sampling.reference import Reference
 
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
 
@@ -79,5 +79,5 @@ class WaveNetDecoder(nn.Module):
         if frames is None:
             frames = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         cond = self.conditioning(z, label, frames)
-        classes, _ = reference.sample(self.wavenet, cond, noise, temperature, top_p)
+        classes, _ = Reference()(self.wavenet, cond, noise, temperature, top_p)
         return self.distribution.decode(classes)[:, None]

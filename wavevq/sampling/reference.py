@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from wavevq.nn.wavenet import WaveNet
 
 
 @dataclass
-class State:
-    """Where a stream stands. queues: one ``[B, (k - 1) x dilation, R]`` a layer, oldest input first at ``position``
+class Streams:
+    """Where some streams stand. queues: one ``[B, (k - 1) x dilation, R]`` a layer, oldest input first at ``position``
     modulo its length; present: the next input ``[B, R]``; position: samples so far."""
 
     queues: list[Tensor]
@@ -23,47 +24,82 @@ class State:
     position: int
 
 
-def start(weights: WaveNet, batch: int) -> State:
+@dataclass(frozen=True)
+class State:
+    """The network as it is calculated with, and every stream on its own."""
+
+    weights: WaveNet
+    streams: list[Streams]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference backend of ``contracts.Sampler``; runs in the dtype of the weights, on any device.
+
+    Streams are drawn one after the other: products of several rows round differently from those of one.
+    """
+
+    precision: str = "float32"
+
+    def __str__(self) -> str:
+        return f"reference ({self.precision} weights)"
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        weights: WaveNet,
+        cond: Tensor,
+        noise: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prefix: Tensor | None = None,
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        if state is None:
+            used = rounded(weights) if self.precision == "bfloat16" else weights
+            state = State(used, [start(used, 1) for _ in range(len(cond))])
+        if prefix is None:
+            prefix = torch.empty(len(noise), 0, dtype=torch.int64, device=cond.device)
+        drawn = torch.empty(noise.shape, dtype=torch.int64, device=cond.device)
+        with one_thread(cond.device):
+            for row, streams in enumerate(state.streams):
+                one = slice(row, row + 1)
+                drawn[one] = _draw(state.weights, cond[one], noise[one], temperature, top_p, prefix[one], streams)
+        return drawn, state
+
+
+def rounded(weights: WaveNet) -> WaveNet:
+    """A copy whose matrices have bfloat16's values: taps, residual, skip, hidden and output, not what is only added."""
+    copied = copy.deepcopy(weights)
+    for matrix in (copied.taps, copied.residual, copied.skip, copied.hidden.weight, copied.output.weight):
+        matrix.data = matrix.data.to(torch.bfloat16).to(matrix.dtype)
+    return copied
+
+
+def start(weights: WaveNet, batch: int) -> Streams:
     """The state before the first sample: everything that precedes it is zero."""
     like = weights.embedding
     past = weights.taps.shape[1] - 1
     queues = [like.new_zeros(batch, past * dilation, like.shape[1]) for dilation in weights.dilations]
-    return State(queues, like.new_zeros(batch, like.shape[1]), 0)
+    return Streams(queues, like.new_zeros(batch, like.shape[1]), 0)
 
 
-@torch.no_grad()
-def sample(
-    weights: WaveNet,
-    cond: Tensor,
-    noise: Tensor,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    prefix: Tensor | None = None,
-    state: State | None = None,
-) -> tuple[Tensor, State]:
-    """The reference backend of ``contracts.Sampler``.
-
-    cond: ``[B, F, L, 2W]``; its F frames cover the prefix and the new samples together. noise: ``[B, T]``.
-    Returns int64 classes ``[B, T]`` and the state after them. Runs in the dtype of the weights.
-    """
-    batch, count = noise.shape
-    given = 0 if prefix is None else prefix.shape[1]
-    hop = (given + count) // cond.shape[1] if cond.shape[1] else 1
-    state = start(weights, batch) if state is None else state
-    drawn = torch.empty(batch, given + count, dtype=torch.int64, device=cond.device)
-    if prefix is not None:
-        drawn[:, :given] = prefix
-    with _one_thread(cond.device):
-        for t in range(given + count):
-            logits = step(weights, cond[:, t // hop], state)
-            if t >= given:
-                drawn[:, t] = pick(logits, noise[:, t - given], temperature, top_p)
-            state.present = weights.embedding[drawn[:, t]]
-            state.position += 1
-    return drawn[:, given:], state
+def _draw(
+    weights: WaveNet, cond: Tensor, noise: Tensor, temperature: float, top_p: float, prefix: Tensor, state: Streams
+) -> Tensor:
+    given, count = prefix.shape[1], noise.shape[1]
+    hop = (given + count) // max(1, cond.shape[1])
+    drawn = torch.cat([prefix, torch.empty_like(noise, dtype=torch.int64)], 1)
+    for t in range(given + count):
+        logits = step(weights, cond[:, t // hop], state)
+        if t >= given:
+            drawn[:, t] = pick(logits, noise[:, t - given], temperature, top_p)
+        state.present = weights.embedding[drawn[:, t]]
+        state.position += 1
+    return drawn[:, given:]
 
 
-def step(weights: WaveNet, cond: Tensor, state: State) -> Tensor:
+def step(weights: WaveNet, cond: Tensor, state: Streams) -> Tensor:
     """Logits ``[B, Q]`` of the next sample; queues its input. cond: ``[B, L, 2W]``."""
     x = state.present
     kernel = weights.taps.shape[1]
@@ -105,7 +141,7 @@ def pick(logits: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float =
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
     """One thread for the small products of a step: two wait for each other longer than they work."""
     threads = torch.get_num_threads()
     if device.type == "cpu":
