@@ -1,0 +1,172 @@
+"""The CPU sampler: ``kernel``'s compiled loops behind the contract, streams shared out to threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling import kernel
+from wavevq.sampling.kernel import BLOCK, LANES, PANEL, Packed, Scratch, Streams, Widths
+
+
+@dataclass
+class State:
+    """A packed network and the streams that it draws. position: samples so far."""
+
+    net: Packed
+    streams: Streams
+    position: int
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The CPU backend of ``contracts.Sampler``, on as many threads as torch has: each draws streams of its own."""
+
+    precision: str = "bfloat16"
+
+    def __str__(self) -> str:
+        threads = torch.get_num_threads()
+        return f"cpu ({self.precision} weights, {threads} thread{'s' if threads > 1 else ''})"
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        weights: WaveNet,
+        cond: Tensor,
+        noise: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prefix: Tensor | None = None,
+        state: State | None = None,
+    ) -> tuple[Tensor, State]:
+        batch, count = noise.shape
+        if state is None:
+            net = pack(weights, self.precision)
+            state = State(net, start(net, batch), 0)
+        given = torch.empty(batch, 0, dtype=torch.int64) if prefix is None else prefix
+        gates = _padded_gates(cond.float(), state.net.widths.gates).numpy().reshape(-1)
+        frames = cond.shape[1]
+        uniforms, classes = noise.double().contiguous().numpy(), given.contiguous().numpy()
+        drawn = np.empty((batch, count), np.int64)
+
+        def share(first: int, last: int) -> None:
+            room = scratch(state.net, last - first)
+            where = (state.position, first, last)
+            how = (float(temperature), float(top_p))
+            kernel.draw(state.net, state.streams, room, gates, frames, uniforms, classes, drawn, *where, *how)
+
+        threads = min(batch, torch.get_num_threads())
+        edges = [batch * i // threads for i in range(threads + 1)] if batch else [0]
+        if threads == 1:
+            share(0, batch)
+        else:
+            with ThreadPoolExecutor(max(1, threads)) as pool:
+                list(pool.map(share, edges[:-1], edges[1:]))
+        state.position += given.shape[1] + count
+        return torch.from_numpy(drawn), state
+
+
+def pack(weights: WaveNet, precision: str) -> Packed:
+    """The network as the kernel reads it; ``precision`` is that of the matrices."""
+    layers, taps, residual, gates = weights.taps.shape
+    width, skip = gates // 2, weights.skip.shape[2]
+    row = _up(residual, LANES)
+    padded = _padded_gates(weights.taps.detach(), 2 * _up(width, LANES))
+    # Residual beside skip; the last layer's residual output, which does not exist, becomes zero.
+    out = torch.zeros(layers, width, _up(row + skip, PANEL))
+    out[:-1, :, :residual] = weights.residual.detach()
+    out[:, :, row : row + skip] = weights.skip.detach()
+    return Packed(
+        embedding=F.pad(weights.embedding.detach().float(), (0, row - residual, 0, 1)).flatten().numpy(),
+        past=_panels(padded[:, :-1], precision),
+        now=_panels(padded[:, -1], precision),
+        out=_panels(out, precision),
+        hidden=_panels(weights.hidden.weight.detach().t(), precision),
+        hidden_bias=_whole_panels(weights.hidden.bias.detach().float()).numpy(),
+        output=_panels(weights.output.weight.detach().t(), precision),
+        output_bias=_whole_panels(weights.output.bias.detach().float()).numpy(),
+        dilations=np.array(weights.dilations, np.int64),
+        widths=Widths(
+            classes=weights.classes,
+            past=taps - 1,
+            residual=residual,
+            gate=width,
+            skip=skip,
+            head=weights.hidden.out_features,
+            row=row,
+            gates=padded.shape[-1],
+            stream=out.shape[-1],
+            words=PANEL if precision == "float32" else LANES,
+        ),
+    )
+
+
+def start(net: Packed, batch: int) -> Streams:
+    """Streams before their first sample: everything that precedes it is zero."""
+    w = net.widths
+    sizes = [1 << (w.past * d - 1).bit_length() if w.past else 0 for d in net.dilations.tolist()]
+    starts = np.concatenate([[0], np.cumsum(sizes) * w.row])
+    return Streams(
+        present=np.full(batch, w.classes, np.int64),
+        rings=np.zeros(batch * starts[-1], np.float32),
+        starts=starts,
+        sizes=np.array(sizes, np.int64),
+        ahead=_empty(len(sizes) * batch * BLOCK * w.gates if w.past else 0),
+    )
+
+
+def scratch(net: Packed, batch: int) -> Scratch:
+    """Room for a step of ``batch`` streams."""
+    w = net.widths
+    return Scratch(
+        stream=_empty(batch * w.stream),
+        gates=_empty(batch * w.gates),
+        gated=_empty(batch * w.gates // 2),
+        hidden=_empty(batch * len(net.hidden_bias)),
+        logits=_empty(batch * len(net.output_bias)),
+        early=_empty(batch * BLOCK * w.row),
+    )
+
+
+def _empty(size: int) -> NDArray[np.float32]:
+    """Memory that the kernel writes before it reads it."""
+    return np.empty(size, np.float32)
+
+
+def _panels(matrices: Tensor, precision: str) -> NDArray[Any]:
+    """Matrices ``[..., rows, columns]`` as ``[..., panels, rows, words]``, flat.
+
+    A panel is PANEL columns; its row is PANEL float32, or LANES 32-bit words with the bfloat16 of column c in the
+    low half of word c and that of column c + LANES in the high half.
+    """
+    wide = _whole_panels(matrices.float())
+    panels = wide.view(*wide.shape[:-1], -1, PANEL).movedim(-2, -3).contiguous()
+    if precision == "float32":
+        return panels.flatten().numpy()
+    words = panels.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
+    packed: NDArray[np.uint32] = words[..., :LANES] | words[..., LANES:] << np.uint32(16)
+    return packed.reshape(-1)
+
+
+def _padded_gates(gates: Tensor, columns: int) -> Tensor:
+    """Filters and gates ``[..., 2W]`` with each half padded to half of ``columns``."""
+    if gates.shape[-1] == columns:
+        return gates.contiguous()
+    halves = gates.reshape(*gates.shape[:-1], 2, -1)
+    return F.pad(halves, (0, columns // 2 - halves.shape[-1])).flatten(-2)
+
+
+def _whole_panels(x: Tensor) -> Tensor:
+    return F.pad(x, (0, _up(x.shape[-1], PANEL) - x.shape[-1]))
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -1,0 +1,458 @@
+"""The CPU sampler's compiled code: vector code through LLVM, and the loops over samples that use it.
+
+What decides the speed of one stream is how many bytes of weights pass the processor's caches a sample. So matrices are
+stored in bfloat16 (unpacking is a shift), sums stay in registers, and the past taps, whose inputs are known
+``dilation`` steps early, are multiplied for BLOCK steps at each reading of their weights. Everything is float32
+arithmetic in an order that does not depend on the number of streams or of steps at once.
+
+All of it stands at module level in one file, so that numba's cache on disk is hit, and notices a change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+LANES = 16  # floats of a vector: one AVX-512 register, two of AVX2, four of NEON
+PANEL = 2 * LANES  # columns that are stored together: two bfloat16 a 32-bit word
+START = np.int64(0)  # of an array: numba would compile a function anew for each literal 0 among its arguments
+BLOCK = 8  # steps that the past taps are multiplied for at once
+
+
+class Widths(NamedTuple):
+    """classes Q, taps k - 1 of the past, and depths and strides of the flat arrays in floats."""
+
+    classes: int
+    past: int
+    residual: int  # R
+    gate: int  # W
+    skip: int  # S
+    head: int  # H
+    row: int  # R'
+    gates: int  # 2W'
+    stream: int  # R' + S'
+    words: int  # of a panel's row
+
+
+class Packed(NamedTuple):
+    """A network as the loops read it: flat arrays, made by ``cpu.pack``.
+
+    A prime is a width rounded up to whole vectors, with zeros. A matrix is ``[panels, rows, words]``, words being
+    PANEL float32, or LANES uint32 of two bfloat16 each.
+    embedding: ``[Q + 1, R']``, the last row the zero input before the first sample. past: ``[L, k - 1]`` matrices of
+    R rows and 2W' columns, the oldest tap first; now: L such; out: L of W rows and N = R' + S' columns, the residual
+    beside the skip; hidden, S rows, and output, H rows; biases ``[H']`` and ``[Q']``. dilations: ``[L]``.
+    """
+
+    embedding: Floats
+    past: Any
+    now: Any
+    out: Any
+    hidden: Any
+    hidden_bias: Floats
+    output: Any
+    output_bias: Floats
+    dilations: Integers
+    widths: Widths
+
+
+class Streams(NamedTuple):
+    """Where B streams stand.
+
+    present: ``[B]``, the class that is the next input. rings: ``[B, ring]`` floats, each layer's past inputs; a
+    layer's begin at ``starts[l]`` and stand at their time modulo ``sizes[l]``, a power of two; the last of ``starts``
+    is ring. ahead: ``[L, B, BLOCK, 2W']``, sums of the past taps for the steps of the present block; where the block
+    has fewer, the streams' steps follow each other without a gap.
+    """
+
+    present: Integers
+    rings: Floats
+    starts: Integers
+    sizes: Integers
+    ahead: Floats
+
+
+class Scratch(NamedTuple):
+    """Rows of B streams within a step.
+
+    stream: ``[B, R' + S']``, residual stream beside the sum of skips; gates: ``[B, 2W']``; gated: ``[B, W']``;
+    hidden: ``[B, H']``; logits: ``[B, Q']``; early: ``[B, BLOCK, R']``, past inputs.
+    """
+
+    stream: Floats
+    gates: Floats
+    gated: Floats
+    hidden: Floats
+    logits: Floats
+    early: Floats
+
+
+# --- vector code --------------------------------------------------------------------------------------------
+
+# Any: numba types what it compiles, mypy does not.
+_emitted: Any = intrinsic
+_emitted_by_literals: Any = intrinsic(prefer_literal=True)
+_F32, _I32 = ir.FloatType(), ir.IntType(32)
+_VECTOR, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """A pointer to the element ``at`` of a one-dimensional view of an array."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [at])
+
+
+def _load(builder: Any, pointer: Any, at: int, kind: Any) -> Any:
+    """LANES elements from the pointer's ``at``-th on."""
+    place = builder.gep(pointer, [ir.Constant(ir.IntType(64), at)])
+    return builder.load(builder.bitcast(place, kind.as_pointer()), align=4)
+
+
+def _store(builder: Any, value: Any, pointer: Any, at: int) -> None:
+    place = builder.gep(pointer, [ir.Constant(ir.IntType(64), at)])
+    builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=4)
+
+
+def _all(value: float) -> Any:
+    return ir.Constant(_VECTOR, [float(np.float32(value))] * LANES)
+
+
+def _spread(builder: Any, value: Any) -> Any:
+    """A vector of equal floats."""
+    zero = ir.Constant(_I32, 0)
+    first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, zero)
+    return builder.shuffle_vector(first, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a x b + c, rounded once."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [a, b, c])
+
+
+def _clamp(builder: Any, x: Any, low: float, high: float) -> Any:
+    x = builder.select(builder.fcmp_ordered("<", x, _all(low)), _all(low), x)
+    return builder.select(builder.fcmp_ordered(">", x, _all(high)), _all(high), x)
+
+
+def _exp(builder: Any, x: Any) -> Any:
+    """e^x for x in [-87, 87], relative error below 2e-7: 2^n times a Taylor polynomial on [-ln 2 / 2, ln 2 / 2]."""
+    magic = _all(1.5 * 2**23)  # adding it leaves a float's integer part in its lowest bits
+    shifted = _fma(builder, x, _all(1 / np.log(2)), magic)
+    n = builder.fsub(shifted, magic)
+    # ln 2 in two parts: the first times n is exact.
+    r = _fma(builder, n, _all(-0.693359375), x)
+    r = _fma(builder, n, _all(0.693359375 - np.log(2)), r)
+    total = _all(1 / 5040)
+    for divisor in (720, 120, 24, 6, 2, 1, 1):
+        total = _fma(builder, total, r, _all(1 / divisor))
+    power = builder.shl(builder.bitcast(shifted, _WORDS), ir.Constant(_WORDS, [23] * LANES))
+    return builder.bitcast(builder.add(builder.bitcast(total, _WORDS), power), _VECTOR)
+
+
+@_emitted_by_literals
+def _tile(
+    typing: Any, out: Any, out_at: Any, out_step: Any, x: Any, x_at: Any, x_step: Any, w: Any, w_at: Any, depth: Any,
+    rows: Any, panels: Any,
+) -> Any:  # fmt: skip
+    """out[rows, panels x PANEL] += x[rows, depth] @ w[depth, panels x PANEL], the sums in registers over the depth.
+
+    Arrays are flat, with an element to begin at and one row's step; rows and panels are literals. Each sum is taken
+    in the order of the depth, whatever the tile.
+    """
+    narrow = w.dtype == types.uint32
+    tall, wide = rows.literal_value, panels.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kinds = signature.args
+        steps = given[2], given[5]
+        target = _address(context, builder, kinds[0], given[0], given[1])
+        source = _address(context, builder, kinds[3], given[3], given[4])
+        weights = _address(context, builder, kinds[6], given[6], given[7])
+        long = given[8].type
+        words = LANES if narrow else PANEL  # a panel's row
+        targets = [builder.gep(target, [builder.mul(steps[0], long(i))]) for i in range(tall)]
+        sources = [builder.gep(source, [builder.mul(steps[1], long(i))]) for i in range(tall)]
+        stored = [builder.gep(weights, [builder.mul(given[8], long(j * words))]) for j in range(wide)]
+        sums = [[[cgutils.alloca_once(builder, _VECTOR) for _ in range(2)] for _ in range(wide)] for _ in range(tall)]
+        places = [(i, j, half) for i in range(tall) for j in range(wide) for half in range(2)]
+        for i, j, half in places:
+            builder.store(_load(builder, targets[i], j * PANEL + half * LANES, _VECTOR), sums[i][j][half])
+        with cgutils.for_range(builder, given[8]) as loop:
+            inputs = [_spread(builder, builder.load(builder.gep(one, [loop.index]))) for one in sources]
+            row = builder.mul(loop.index, long(words))
+            for j in range(wide):
+                pointer = builder.gep(stored[j], [row])
+                if narrow:
+                    pair = _load(builder, pointer, 0, _WORDS)
+                    low = builder.shl(pair, ir.Constant(_WORDS, [16] * LANES))
+                    high = builder.and_(pair, ir.Constant(_WORDS, [0xFFFF0000] * LANES))
+                    halves = [builder.bitcast(half, _VECTOR) for half in (low, high)]
+                else:
+                    halves = [_load(builder, pointer, half * LANES, _VECTOR) for half in range(2)]
+                for i in range(tall):
+                    for half in range(2):
+                        place = sums[i][j][half]
+                        builder.store(_fma(builder, inputs[i], halves[half], builder.load(place)), place)
+        for i, j, half in places:
+            _store(builder, builder.load(sums[i][j][half]), targets[i], j * PANEL + half * LANES)
+        return context.get_dummy_value()
+
+    return types.none(out, types.intp, types.intp, x, types.intp, types.intp, w, types.intp, types.intp, rows, panels), generate  # fmt: skip # noqa: E501
+
+
+@_emitted
+def _gate(typing: Any, out: Any, out_at: Any, gates: Any, gates_at: Any, width: Any) -> Any:
+    """out = tanh(f) sigmoid(g) for LANES values, f at ``gates_at`` and g ``width`` further; absolute error < 3e-7.
+
+    (1 - a) / ((1 + a) (1 + b)) with a = e^-2f and b = e^-g: one division for both.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        source = _address(context, builder, signature.args[2], given[2], given[3])
+        f = _clamp(builder, _load(builder, source, 0, _VECTOR), -10, 10)
+        g = _clamp(builder, _load(builder, builder.gep(source, [given[4]]), 0, _VECTOR), -40, 40)
+        a = _exp(builder, builder.fmul(f, _all(-2)))
+        b = _exp(builder, builder.fmul(g, _all(-1)))
+        below = builder.fmul(builder.fadd(_all(1), a), builder.fadd(_all(1), b))
+        value = builder.fdiv(builder.fsub(_all(1), a), below)
+        _store(builder, value, _address(context, builder, signature.args[0], given[0], given[1]), 0)
+        return context.get_dummy_value()
+
+    return types.none(out, types.intp, gates, types.intp, types.intp), generate
+
+
+@_emitted
+def _powers(typing: Any, values: Any, at: Any, most: Any, scale: Any) -> Any:
+    """values = e^((values - most) scale) for LANES of them, in place; below e^-87 it is e^-87, 1.6e-38."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        pointer = _address(context, builder, signature.args[0], given[0], given[1])
+        x = builder.fsub(_load(builder, pointer, 0, _VECTOR), _spread(builder, given[2]))
+        x = _clamp(builder, builder.fmul(x, _spread(builder, given[3])), -87, 0)
+        _store(builder, _exp(builder, x), pointer, 0)
+        return context.get_dummy_value()
+
+    return types.none(values, types.intp, types.float32, types.float32), generate
+
+
+@_emitted
+def _copy(typing: Any, out: Any, out_at: Any, x: Any, x_at: Any) -> Any:
+    """out = x for LANES values."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        value = _load(builder, _address(context, builder, signature.args[2], given[2], given[3]), 0, _VECTOR)
+        _store(builder, value, _address(context, builder, signature.args[0], given[0], given[1]), 0)
+        return context.get_dummy_value()
+
+    return types.none(out, types.intp, x, types.intp), generate
+
+
+@_emitted
+def _sum(typing: Any, out: Any, out_at: Any, a: Any, a_at: Any, b: Any, b_at: Any) -> Any:
+    """out = a + b for LANES values."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        one = _load(builder, _address(context, builder, signature.args[2], given[2], given[3]), 0, _VECTOR)
+        two = _load(builder, _address(context, builder, signature.args[4], given[4], given[5]), 0, _VECTOR)
+        place = _address(context, builder, signature.args[0], given[0], given[1])
+        _store(builder, builder.fadd(one, two), place, 0)
+        return context.get_dummy_value()
+
+    return types.none(out, types.intp, a, types.intp, b, types.intp), generate
+
+
+# --- loops --------------------------------------------------------------------------------------------------
+
+_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_compiled
+def multiply(out, out_at, out_step, x, x_at, x_step, weights, at, words, rows, depth, columns):
+    """out[rows, columns] += x[rows, depth] @ the matrix at ``at``, in the tiles that fit the registers."""
+    panels = columns // PANEL
+    panel = depth * words
+    done = 0
+    while rows - done >= 4:
+        tall = 8 if rows - done >= 8 else 4
+        for j in range(panels):
+            to, of = out_at + done * out_step + j * PANEL, x_at + done * x_step
+            if tall == 8:
+                _tile(out, to, out_step, x, of, x_step, weights, at + j * panel, depth, 8, 1)
+            else:
+                _tile(out, to, out_step, x, of, x_step, weights, at + j * panel, depth, 4, 1)
+        done += tall
+    for i in range(done, rows):
+        to, of = out_at + i * out_step, x_at + i * x_step
+        j = 0
+        while panels - j >= 4:
+            _tile(out, to + j * PANEL, out_step, x, of, x_step, weights, at + j * panel, depth, 1, 4)
+            j += 4
+        for rest in range(j, panels):
+            _tile(out, to + rest * PANEL, out_step, x, of, x_step, weights, at + rest * panel, depth, 1, 1)
+
+
+@_compiled
+def look_ahead(net, streams, early, layer, position, steps, first, last):
+    """The past taps of a layer for ``steps`` steps from ``position`` on, whose inputs are all known."""
+    w = net.widths
+    size, ring = streams.sizes[layer], streams.starts[-1]
+    rows = (last - first) * steps
+    begin = (layer * streams.present.size + first) * BLOCK * w.gates
+    streams.ahead[begin : begin + rows * w.gates] = 0
+    matrix = net.past.size // (net.dilations.size * w.past)
+    for tap in range(w.past):
+        past = position - (w.past - tap) * net.dilations[layer]
+        for row in range(first, last):
+            for i in range(steps):
+                at = row * ring + streams.starts[layer] + ((past + i) & (size - 1)) * w.row
+                for c in range(0, w.row, LANES):
+                    _copy(early, ((row - first) * steps + i) * w.row + c, streams.rings, at + c)
+        at = (layer * w.past + tap) * matrix
+        multiply(streams.ahead, begin, w.gates, early, START, w.row, net.past, at, w.words, rows, w.residual, w.gates)
+
+
+@_compiled
+def step(net, streams, scratch, cond, frames, frame, position, first, last):
+    """One step of the streams ``first`` to ``last``: ``scratch.stream`` of the next sample.
+
+    cond: ``[B, frames, L, 2W']``, flat.
+    """
+    w = net.widths
+    layers = net.dilations.size
+    stream, gates, gated = scratch.stream, scratch.gates, scratch.gated
+    rows = last - first
+    now, out = net.now.size // layers, net.out.size // layers
+    for i in range(rows):
+        stream[i * w.stream : (i + 1) * w.stream] = 0
+        for c in range(0, w.row, LANES):
+            _copy(stream, i * w.stream + c, net.embedding, streams.present[first + i] * w.row + c)
+    for layer in range(layers):
+        steps = min(BLOCK, net.dilations[layer])
+        place = position % steps
+        if w.past and place == 0:
+            look_ahead(net, streams, scratch.early, layer, position, steps, first, last)
+        for i in range(rows):
+            given = (((first + i) * frames + frame) * layers + layer) * w.gates
+            if w.past:
+                slot = streams.starts[layer] + (position & (streams.sizes[layer] - 1)) * w.row
+                for c in range(0, w.row, LANES):
+                    _copy(streams.rings, (first + i) * streams.starts[-1] + slot + c, stream, i * w.stream + c)
+                ahead = ((layer * streams.present.size + first) * BLOCK + i * steps + place) * w.gates
+                for c in range(0, w.gates, LANES):
+                    _sum(gates, i * w.gates + c, cond, given + c, streams.ahead, ahead + c)
+            else:
+                for c in range(0, w.gates, LANES):
+                    _copy(gates, i * w.gates + c, cond, given + c)
+        multiply(
+            gates, START, w.gates, stream, START, w.stream, net.now, layer * now, w.words, rows, w.residual, w.gates
+        )
+        width = w.gates // 2
+        for i in range(rows):
+            for c in range(0, width, LANES):
+                _gate(gated, i * width + c, gates, i * w.gates + c, width)
+        multiply(stream, START, w.stream, gated, START, width, net.out, layer * out, w.words, rows, w.gate, w.stream)
+
+
+@_compiled
+def head(net, scratch, rows):
+    """``scratch.logits`` of ``scratch.stream``'s skip sums, which it overwrites."""
+    w = net.widths
+    hidden, logits = net.hidden_bias.size, net.output_bias.size
+    for i in range(rows):
+        for c in range(i * w.stream + w.row, (i + 1) * w.stream):
+            scratch.stream[c] = max(scratch.stream[c], np.float32(0))
+        for c in range(0, hidden, LANES):
+            _copy(scratch.hidden, i * hidden + c, net.hidden_bias, c)
+        for c in range(0, logits, LANES):
+            _copy(scratch.logits, i * logits + c, net.output_bias, c)
+    multiply(
+        scratch.hidden, START, hidden, scratch.stream, w.row, w.stream, net.hidden, START, w.words, rows, w.skip, hidden
+    )
+    for c in range(rows * hidden):
+        scratch.hidden[c] = max(scratch.hidden[c], np.float32(0))
+    multiply(
+        scratch.logits, START, logits, scratch.hidden, START, hidden, net.output, START, w.words, rows, w.head, logits
+    )
+
+
+@_compiled
+def pick(logits, at, classes, u, temperature, top_p):
+    """``reference.pick`` of the ``classes`` logits at ``at``; overwrites them."""
+    most = logits[at]
+    for c in range(at + 1, at + classes):
+        most = max(most, logits[c])
+    for c in range(at, at + classes, LANES):
+        _powers(logits, c, most, np.float32(1 / temperature))
+    total = 0.0
+    for c in range(at, at + classes):
+        total += logits[c]
+    if top_p < 1:
+        total = _nucleus(logits[at : at + classes], top_p * total)
+    target = u * total
+    passed = 0.0
+    found = 0
+    for c in range(classes):
+        if logits[at + c] > 0:
+            found = c
+            passed += logits[at + c]
+            if passed > target:
+                break
+    return found
+
+
+@_compiled
+def _nucleus(values, enough):
+    """Sets all of the positive ``values`` to 0 but the fewest largest that reach ``enough``; returns their sum.
+
+    The smallest that is kept is sought by halving: positive floats are ordered as their bits are.
+    """
+    bits = values.view(np.int32)
+    low, high = 0, 0x7F800000
+    while high - low > 1:  # the values above low reach enough, those above high do not
+        middle = (low + high) // 2
+        above = 0.0
+        for c in range(values.size):
+            if bits[c] > middle:
+                above += values[c]
+        if above < enough:
+            high = middle
+        else:
+            low = middle
+    before = 0.0
+    for c in range(values.size):
+        if bits[c] > high:
+            before += values[c]
+    for c in range(values.size):
+        if bits[c] == high and before < enough:  # of equals, the first ones
+            before += values[c]
+        elif bits[c] <= high:
+            values[c] = 0
+    return before
+
+
+@_compiled
+def draw(net, streams, scratch, cond, frames, noise, prefix, drawn, position, first, last, temperature, top_p):
+    """Fills ``drawn[first:last]`` ``[B, T]`` after the classes ``prefix`` ``[B, P]``; the streams go on P + T steps."""
+    given, count = prefix.shape[1], noise.shape[1]
+    for t in range(given + count):
+        step(net, streams, scratch, cond, frames, t * frames // (given + count), position + t, first, last)
+        if t >= given:
+            head(net, scratch, last - first)
+        for row in range(first, last):
+            if t < given:
+                streams.present[row] = prefix[row, t]
+            else:
+                at = (row - first) * net.output_bias.size
+                found = pick(scratch.logits, at, net.widths.classes, noise[row, t - given], temperature, top_p)
+                drawn[row, t - given] = found
+                streams.present[row] = found
