@@ -148,7 +148,7 @@ def _panels(matrices: Tensor, precision: str) -> NDArray[Any]:
     low half of word c and that of column c + LANES in the high half.
     """
     wide = _whole_panels(matrices.float())
-    panels = wide.view(*wide.shape[:-1], -1, PANEL).movedim(-2, -3).contiguous()
+    panels = wide.view(*wide.shape[:-1], wide.shape[-1] // PANEL, PANEL).movedim(-2, -3).contiguous()
     if precision == "float32":
         return panels.flatten().numpy()
     words = panels.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
@@ -160,7 +160,7 @@ def _padded_gates(gates: Tensor, columns: int) -> Tensor:
     """Filters and gates ``[..., 2W]`` with each half padded to half of ``columns``."""
     if gates.shape[-1] == columns:
         return gates.contiguous()
-    halves = gates.reshape(*gates.shape[:-1], 2, -1)
+    halves = gates.reshape(*gates.shape[:-1], 2, gates.shape[-1] // 2)
     return F.pad(halves, (0, columns // 2 - halves.shape[-1])).flatten(-2)
 
 

@@ -110,7 +110,8 @@ def step(weights: WaveNet, cond: Tensor, state: Streams) -> Tensor:
         gates = torch.addmm(cond[:, layer], x, weights.taps[layer, -1])
         for tap in range(kernel - 1):
             gates = gates.addmm(queue[:, (state.position + tap * dilation) % length], weights.taps[layer, tap])
-        queue[:, state.position % length] = x
+        if length:
+            queue[:, state.position % length] = x
         filtered, gate = gates.chunk(2, dim=1)
         hidden = torch.tanh(filtered) * torch.sigmoid(gate)
         total = total + hidden @ weights.skip[layer]
