@@ -92,7 +92,7 @@ def pack(weights: WaveNet, precision: str) -> Packed:
         hidden=_panels(weights.hidden.weight.detach().t(), precision),
         hidden_bias=_whole_panels(weights.hidden.bias.detach().float()).numpy(),
         output=_panels(weights.output.weight.detach().t(), precision),
-        output_bias=_whole_panels(weights.output.bias.detach().float()).numpy(),
+        output_bias=_whole_panels(weights.output.bias.detach().float(), -torch.inf).numpy(),
         dilations=np.array(weights.dilations, np.int64),
         widths=Widths(
             classes=weights.classes,
@@ -119,6 +119,7 @@ def start(net: Packed, batch: int) -> Streams:
         rings=np.zeros(batch * starts[-1], np.float32),
         starts=starts,
         sizes=np.array(sizes, np.int64),
+        block=BLOCK if batch < 4 and w.past else 1,
         ahead=_empty(len(sizes) * batch * BLOCK * w.gates if w.past else 0),
     )
 
@@ -164,8 +165,8 @@ def _padded_gates(gates: Tensor, columns: int) -> Tensor:
     return F.pad(halves, (0, columns // 2 - halves.shape[-1])).flatten(-2)
 
 
-def _whole_panels(x: Tensor) -> Tensor:
-    return F.pad(x, (0, _up(x.shape[-1], PANEL) - x.shape[-1]))
+def _whole_panels(x: Tensor, value: float = 0.0) -> Tensor:
+    return F.pad(x, (0, _up(x.shape[-1], PANEL) - x.shape[-1]), value=value)
 
 
 def _up(size: int, step: int) -> int:

@@ -10,6 +10,8 @@ All of it stands at module level in one file, so that numba's cache on disk is h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +80,7 @@ class Streams(NamedTuple):
     rings: Floats
     starts: Integers
     sizes: Integers
+    block: int
     ahead: Floats
 
 
@@ -159,6 +162,20 @@ def _exp(builder: Any, x: Any) -> Any:
     return builder.bitcast(builder.add(builder.bitcast(total, _WORDS), power), _VECTOR)
 
 
+@contextmanager
+def _vectors(builder: Any, count: Any) -> Iterator[Any]:
+    """A loop over the starts of ``count`` floats' vectors."""
+    with cgutils.for_range(builder, builder.udiv(count, count.type(LANES))) as loop:
+        yield builder.mul(loop.index, count.type(LANES))
+
+
+def _reduced(builder: Any, operation: str, vector: Any, *begin: Any) -> Any:
+    """One float of a vector's lanes."""
+    kind = ir.FunctionType(_F32, [*(one.type for one in begin), _VECTOR])
+    name = f"llvm.vector.reduce.{operation}.v{LANES}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [*begin, vector])
+
+
 @_emitted_by_literals
 def _tile(
     typing: Any, out: Any, out_at: Any, out_step: Any, x: Any, x_at: Any, x_step: Any, w: Any, w_at: Any, depth: Any,
@@ -232,17 +249,40 @@ def _gate(typing: Any, out: Any, out_at: Any, gates: Any, gates_at: Any, width: 
 
 
 @_emitted
-def _powers(typing: Any, values: Any, at: Any, most: Any, scale: Any) -> Any:
-    """values = e^((values - most) scale) for LANES of them, in place; below e^-87 it is e^-87, 1.6e-38."""
+def _largest(typing: Any, values: Any, at: Any, count: Any) -> Any:
+    """The largest of ``count`` values, a multiple of LANES."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        source = _address(context, builder, signature.args[0], given[0], given[1])
+        most = cgutils.alloca_once_value(builder, _load(builder, source, 0, _VECTOR))
+        with _vectors(builder, given[2]) as start:
+            x, known = _load(builder, builder.gep(source, [start]), 0, _VECTOR), builder.load(most)
+            builder.store(builder.select(builder.fcmp_ordered(">", x, known), x, known), most)
+        return _reduced(builder, "fmax", builder.load(most))
+
+    return types.float32(values, types.intp, types.intp), generate
+
+
+@_emitted
+def _powers(typing: Any, values: Any, at: Any, count: Any, most: Any, scale: Any) -> Any:
+    """values = e^((values - most) scale), in place, for ``count`` of them, a multiple of LANES; returns their sum.
+
+    Below e^-87 it is e^-87, 1.6e-38.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         pointer = _address(context, builder, signature.args[0], given[0], given[1])
-        x = builder.fsub(_load(builder, pointer, 0, _VECTOR), _spread(builder, given[2]))
-        x = _clamp(builder, builder.fmul(x, _spread(builder, given[3])), -87, 0)
-        _store(builder, _exp(builder, x), pointer, 0)
-        return context.get_dummy_value()
+        most, scale = _spread(builder, given[3]), _spread(builder, given[4])
+        total = cgutils.alloca_once_value(builder, _all(0))
+        with _vectors(builder, given[2]) as start:
+            place = builder.gep(pointer, [start])
+            x = builder.fmul(builder.fsub(_load(builder, place, 0, _VECTOR), most), scale)
+            power = _exp(builder, _clamp(builder, x, -87, 0))
+            _store(builder, power, place, 0)
+            builder.store(builder.fadd(builder.load(total), power), total)
+        return _reduced(builder, "fadd", builder.load(total), ir.Constant(_F32, 0))
 
-    return types.none(values, types.intp, types.float32, types.float32), generate
+    return types.float32(values, types.intp, types.intp, types.float32, types.float32), generate
 
 
 @_emitted
@@ -307,7 +347,7 @@ def look_ahead(net, streams, early, layer, position, steps, first, last):
     w = net.widths
     size, ring = streams.sizes[layer], streams.starts[-1]
     rows = (last - first) * steps
-    begin = (layer * streams.present.size + first) * BLOCK * w.gates
+    begin = (layer * streams.present.size + first) * streams.block * w.gates
     streams.ahead[begin : begin + rows * w.gates] = 0
     matrix = net.past.size // (net.dilations.size * w.past)
     for tap in range(w.past):
@@ -330,29 +370,38 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
     w = net.widths
     layers = net.dilations.size
     stream, gates, gated = scratch.stream, scratch.gates, scratch.gated
-    rows = last - first
+    rows, ring = last - first, streams.starts[-1]
     now, out = net.now.size // layers, net.out.size // layers
     for i in range(rows):
         stream[i * w.stream : (i + 1) * w.stream] = 0
         for c in range(0, w.row, LANES):
             _copy(stream, i * w.stream + c, net.embedding, streams.present[first + i] * w.row + c)
     for layer in range(layers):
-        steps = min(BLOCK, net.dilations[layer])
-        place = position % steps
-        if w.past and place == 0:
-            look_ahead(net, streams, scratch.early, layer, position, steps, first, last)
+        if streams.block > 1:
+            steps = min(streams.block, net.dilations[layer])
+            if position % steps == 0:
+                look_ahead(net, streams, scratch.early, layer, position, steps, first, last)
+            for i in range(rows):
+                ahead = (layer * streams.present.size + first) * streams.block + i * steps + position % steps
+                for c in range(0, w.gates, LANES):
+                    _copy(gates, i * w.gates + c, streams.ahead, ahead * w.gates + c)
+        else:
+            gates[: rows * w.gates] = 0
+            for tap in range(w.past):
+                past = position - (w.past - tap) * net.dilations[layer]
+                at = first * ring + streams.starts[layer] + (past & (streams.sizes[layer] - 1)) * w.row
+                matrix = (layer * w.past + tap) * now
+                multiply(
+                    gates, START, w.gates, streams.rings, at, ring, net.past, matrix, w.words, rows, w.residual, w.gates
+                )
         for i in range(rows):
             given = (((first + i) * frames + frame) * layers + layer) * w.gates
+            for c in range(0, w.gates, LANES):
+                _sum(gates, i * w.gates + c, gates, i * w.gates + c, cond, given + c)
             if w.past:
-                slot = streams.starts[layer] + (position & (streams.sizes[layer] - 1)) * w.row
+                slot = (first + i) * ring + streams.starts[layer] + (position & (streams.sizes[layer] - 1)) * w.row
                 for c in range(0, w.row, LANES):
-                    _copy(streams.rings, (first + i) * streams.starts[-1] + slot + c, stream, i * w.stream + c)
-                ahead = ((layer * streams.present.size + first) * BLOCK + i * steps + place) * w.gates
-                for c in range(0, w.gates, LANES):
-                    _sum(gates, i * w.gates + c, cond, given + c, streams.ahead, ahead + c)
-            else:
-                for c in range(0, w.gates, LANES):
-                    _copy(gates, i * w.gates + c, cond, given + c)
+                    _copy(streams.rings, slot + c, stream, i * w.stream + c)
         multiply(
             gates, START, w.gates, stream, START, w.stream, net.now, layer * now, w.words, rows, w.residual, w.gates
         )
@@ -387,17 +436,11 @@ def head(net, scratch, rows):
 
 @_compiled
 def pick(logits, at, classes, u, temperature, top_p):
-    """``reference.pick`` of the ``classes`` logits at ``at``; overwrites them."""
-    most = logits[at]
-    for c in range(at + 1, at + classes):
-        most = max(most, logits[c])
-    for c in range(at, at + classes, LANES):
-        _powers(logits, c, most, np.float32(1 / temperature))
-    total = 0.0
-    for c in range(at, at + classes):
-        total += logits[c]
+    """``reference.pick`` of the ``classes`` logits at ``at``, -inf after them to whole vectors; overwrites them."""
+    padded = (classes + LANES - 1) // LANES * LANES
+    total = np.float64(_powers(logits, at, padded, _largest(logits, at, padded), np.float32(1 / temperature)))
     if top_p < 1:
-        total = _nucleus(logits[at : at + classes], top_p * total)
+        total = _nucleus(logits[at : at + classes], top_p)
     target = u * total
     passed = 0.0
     found = 0
@@ -411,11 +454,15 @@ def pick(logits, at, classes, u, temperature, top_p):
 
 
 @_compiled
-def _nucleus(values, enough):
-    """Sets all of the positive ``values`` to 0 but the fewest largest that reach ``enough``; returns their sum.
+def _nucleus(values, top_p):
+    """Sets all of the positive ``values`` to 0 but the fewest largest that reach top_p of them; returns their sum.
 
     The smallest that is kept is sought by halving: positive floats are ordered as their bits are.
     """
+    whole = 0.0
+    for c in range(values.size):
+        whole += values[c]
+    enough = top_p * whole
     bits = values.view(np.int32)
     low, high = 0, 0x7F800000
     while high - low > 1:  # the values above low reach enough, those above high do not
