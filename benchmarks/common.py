@@ -21,22 +21,36 @@ import torch
 
 @dataclass(frozen=True)
 class Options:
-    """quick: fewer repeats, about a minute in all. json: where the figures go, or None. threads: of torch."""
+    """quick: fewer repeats, about a minute in all. json: where the figures go, or None. threads: of torch.
+
+    arguments: all that was given, a benchmark's own too.
+    """
 
     quick: bool
     json: Path | None
     threads: int
+    arguments: argparse.Namespace
+
+
+def parser(description: str, threads: int = 2) -> argparse.ArgumentParser:
+    """The options that every benchmark takes; a benchmark may add its own."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="fewer repeats, about a minute")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write {figure: value} to FILE")
+    made.add_argument("--threads", type=int, default=threads, metavar="N", help=f"torch threads (default {threads})")
+    return made
+
+
+def settle(options: argparse.ArgumentParser) -> Options:
+    """Reads the command line; sets torch's number of threads."""
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    return Options(given.quick, given.json, given.threads, given)
 
 
 def options(description: str, threads: int = 2) -> Options:
-    """The command line's options; sets torch's number of threads."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, about a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write {figure: value} to FILE")
-    parser.add_argument("--threads", type=int, default=threads, metavar="N", help=f"torch threads (default {threads})")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    return Options(given.quick, given.json, given.threads)
+    """The command line of a benchmark without options of its own."""
+    return settle(parser(description, threads))
 
 
 def peer(module: str, package: str) -> Any:

@@ -135,7 +135,7 @@ class Incremental(nn.Module):
         buffers = [x.new_zeros(len(x), d + 1, self.size.residual) for d in self.dilations]
         for t in range(c.shape[2]):
             h = self.first(x)
-            total: Tensor | float = 0.0
+            total = x.new_zeros(len(x), self.size.skip)
             for buffer, dilated, condition, out, skip in zip(
                 buffers, self.dilated, self.condition, self.out, self.skip, strict=True
             ):

@@ -1,0 +1,50 @@
+"""What the sampler's bfloat16 weights cost in likelihood: a trained run's held-out bits/sample with and without them.
+
+python benchmarks/precision.py --run RUN, on the whole validation set of the run's corpus.
+
+Figures: float32_bits, bfloat16_bits, bfloat16_cost_bits.
+"""
+
+from __future__ import annotations
+
+from common import parser, report, settle
+
+from wavevq.build import build_store
+from wavevq.evaluate.likelihood import measure
+from wavevq.run import load_run
+from wavevq.sampling.reference import rounded
+
+
+def main() -> None:
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--run", metavar="RUN", help="by default the newest finished one")
+    given = settle(arguments)
+    run = load_run(given.arguments.run, "cpu")
+    store = build_store(run.recipe)
+    bits = {}
+    for precision in ("float32", "bfloat16"):
+        if precision == "bfloat16":
+            run.model.decoder.wavenet = rounded(run.model.decoder.wavenet)
+        found = measure(
+            run.model,
+            store,
+            "val",
+            batch=run.recipe.evaluation.batch,
+            limit=60 if given.quick else None,
+            others=0,
+            seed=run.recipe.seed,
+        )
+        bits[precision] = found.bits
+    print(f"{run.folder} after {run.step} steps, {found.clips} clips")
+    report(
+        {
+            "float32_bits": bits["float32"],
+            "bfloat16_bits": bits["bfloat16"],
+            "bfloat16_cost_bits": bits["bfloat16"] - bits["float32"],
+        },
+        given,
+    )
+
+
+if __name__ == "__main__":
+    main()
