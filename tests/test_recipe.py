@@ -87,7 +87,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("data={rate: 8000}", "data.kind: missing; allowed are vctk, librispeech, folder, fsdd, synthetic"),
         ("train={}", "train.steps: missing"),
         ("data.microphone=mic1", "data.microphone: unknown key; allowed are rate, trim_db, held_out, root, kind"),
-        ("sead=1", "sead: unknown key; allowed are seed, data, model, train, evaluation"),
+        ("sead=1", "sead: unknown key; allowed are seed, data, model, train, prior, evaluation"),
         ("evaluation.clip=1", "evaluation.clip: unknown key; allowed are clips, speakers, batch"),
         ("data=3", "data: 3 is not allowed"),
         ("seed=-1", "seed: -1 is not allowed"),
@@ -109,7 +109,7 @@ def test_a_mistake_names_key_value_and_what_is_allowed(tmp_path: Path, override:
 @pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just words", "3"])
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     [line] = told(written(tmp_path, text))
-    assert line.endswith("a recipe is a mapping with the keys seed, data, model, train, evaluation")
+    assert line.endswith("a recipe is a mapping with the keys seed, data, model, train, prior, evaluation")
 
 
 @pytest.mark.parametrize("text", ["train: [1, 2", "\t- x", "a: b: c", "a: 2026-99-99", "{[]: 1}", "a: \x00"])

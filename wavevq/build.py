@@ -14,7 +14,9 @@ from wavevq.decoders import WaveNetDecoder
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer, VectorQuantizer
+from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
+from wavevq.prior import Prior
 from wavevq.vqvae import VqVae
 
 
@@ -92,3 +94,34 @@ def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecode
         context=d.context,
         context_layers=d.context_layers,
     )
+
+
+def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
+    """The recipe's prior with initial weights, a function of its seed."""
+    codes = recipe.model.bottleneck.codes
+    labels = speakers if plan.speaker_dim else 0
+    dim = plan.speaker_dim or 1
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(recipe.seed)
+        drop = plan.drop_speaker if labels else 0.0
+        network = build_prior_network(plan.network, codes + 1, dim)
+        return Prior(network, codes=codes, labels=labels, dim=dim, drop=drop, seed=recipe.seed)
+
+
+def build_prior_network(n: r.WaveNetPrior | r.TransformerPrior, classes: int, dim: int) -> WaveNet | Transformer:
+    match n:
+        case r.WaveNetPrior():
+            return WaveNet(
+                classes=classes,
+                layers=n.layers,
+                cycle=n.cycle,
+                kernel=n.kernel,
+                residual=n.residual,
+                gate=n.gate,
+                skip=n.skip,
+                head=n.head,
+                cond_dim=dim,
+            )
+        case r.TransformerPrior():
+            return Transformer(classes=classes, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)

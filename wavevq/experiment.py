@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
@@ -17,15 +19,21 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 
 from wavevq.audio import replacing
-from wavevq.build import build_model, build_store
-from wavevq.data.batches import Crops
-from wavevq.data.store import Store
+from wavevq.build import build_model, build_prior, build_store
+from wavevq.data.batches import Crops, whole_clips
+from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
+from wavevq.data.corpora import Split
+from wavevq.data.store import Store, cache_folder
 from wavevq.errors import WavevqError
+from wavevq.evaluate.likelihood import encode_all
+from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
-from wavevq.recipe import Recipe
-from wavevq.run import RUNS, SUMMARY, create, read_recipe, read_speakers, write_recipe
+from wavevq.recipe import Prior, Recipe
+from wavevq.run import CHECKPOINTS, PRIOR, RUNS, SUMMARY, create, read_recipe, read_speakers, write_recipe
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
+from wavevq.train.state import AVERAGE, checkpoints, read_tensors
+from wavevq.vqvae import VqVae
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
 MAY_CHANGE: set[tuple[str, ...]] = {
@@ -35,18 +43,24 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     ("train", "save_every"),
     ("train", "keep"),
     ("evaluation",),
+    *(("prior", key) for key in ("log_every", "validate_every", "save_every", "keep")),
 }
+Stage = Literal["vqvae", "prior"]
+BATCH = 16  # clips encoded together
 NAMED = 5  # recordings left out that are told by name
 
 
-def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
-    """Train what a recipe says in a run folder, to its end. Returns the folder.
+def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
+    """Train what a recipe says in a run folder, to its end: the VQ-VAE, then the prior, or one ``stage`` alone.
 
-    Raises WavevqError for a folder that is in use, exists (without ``resume``) or holds another recipe.
+    The prior alone wants a folder whose VQ-VAE is trained. Returns the folder. Raises WavevqError for a folder that is
+    in use, exists (without ``resume``) or holds another recipe.
     """
+    if stage == "prior" and recipe.prior is None:
+        raise WavevqError("prior: missing; --stage prior trains what this section of the recipe says")
     fabric = launch(recipe, console)
     folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
-    refuse(recipe, folder, resume)
+    refuse(recipe, folder, resume, stage)
     if recipe.train.batch % fabric.world_size:
         raise WavevqError(
             f"train.batch {recipe.train.batch} must be a multiple of the number of processes, {fabric.world_size}"
@@ -63,13 +77,16 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console) -> Path:
     console.print(describe(store), soft_wrap=True, highlight=False)
     with locked(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            refuse(recipe, folder, resume)  # again: another training may have been quicker
-            if resume:
+            refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
+            if resume or stage == "prior":
                 write_recipe(folder, recipe)
             else:
                 create(folder, recipe, store.speakers, store.about)
             console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
-        _train(fabric, recipe, folder, resume, store, console)
+        if stage != "prior":
+            _train(fabric, recipe, folder, resume, store, console)
+        if recipe.prior is not None and stage != "vqvae":
+            _train_prior(fabric, recipe, recipe.prior, folder, store, console)
     return folder
 
 
@@ -83,9 +100,47 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: St
         write_summary(folder)
 
 
-def refuse(recipe: Recipe, folder: Path, resume: bool) -> None:
+def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, store: Store, console: Console) -> None:
+    model = build_model(recipe, len(store.speakers))
+    weights = checkpoints(folder / CHECKPOINTS)[-1] / AVERAGE
+    model.load_state_dict(read_tensors(weights, model))
+    fabric.to_device(model.eval())
+    with fabric.rank_zero_first():
+        training, held_out = (encoded(model, weights, store, split) for split in ("train", "val"))
+    batches = CodeCrops(training, plan.crop, plan.batch, recipe.data.rate / recipe.hop, recipe.seed)
+    console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
+    prior = build_prior(recipe, plan, len(store.speakers))
+    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed)
+    place = folder / PRIOR
+    if fabric.is_global_zero:
+        place.mkdir(exist_ok=True)
+    fit(fabric, prior, batches, plan, place, validator, console, bool(checkpoints(place / CHECKPOINTS)))
+    if fabric.is_global_zero:
+        write_summary(place)
+
+
+def encoded(model: VqVae, weights: Path, store: Store, split: Split) -> Codes:
+    """The sequences of a split, from the cache where these weights have encoded this store before."""
+    clips = store.split(split)
+    key = hashlib.sha256(weights.read_bytes() + store.folder.name.encode()).hexdigest()[:32]
+    path = cache_folder() / f"codes-{key}-{split}.safetensors"
+    if not path.exists():
+        found = encode_all(model, whole_clips(store, split, BATCH, model.hop))
+        save_codes(path, [found[place].cpu().numpy() for place in range(len(clips))])
+    end = model.bottleneck.codes
+    speakers = {name: label for label, name in enumerate(store.speakers)}
+    return Codes([np.append(one, end) for one in load_codes(path)], [speakers[clip.speaker] for clip in clips])
+
+
+def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
     """Raises WavevqError for a folder that this training must not write to."""
-    if resume:
+    if stage == "prior":
+        if not (folder / SUMMARY).exists():
+            raise WavevqError(f"{folder}: has no finished VQ-VAE; train that first, or name the run with --run")
+        if not resume and checkpoints(folder / PRIOR / CHECKPOINTS):
+            raise WavevqError(f"{folder}: has a prior already; go on with --resume")
+        refuse_another(read_recipe(folder), recipe, folder)
+    elif resume:
         refuse_another(read_recipe(folder), recipe, folder)
     elif folder.exists():
         raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
@@ -145,11 +200,12 @@ def newest_folder(recipe_path: str) -> Path:
 
 def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
     """Raises WavevqError where the recipe differs in what earlier steps have read."""
+    begun = bool(checkpoints(folder / PRIOR / CHECKPOINTS))
     differing = _differences(before.model_dump(mode="json"), now.model_dump(mode="json"))
     lines = [
         f"{folder}: was begun with {'.'.join(path)} = {old!r}, the recipe now has {new!r}"
         for path, old, new in differing
-        if path not in MAY_CHANGE and path[:1] not in MAY_CHANGE
+        if path not in MAY_CHANGE and path[:1] not in MAY_CHANGE and (begun or path[0] != "prior")
     ]
     if lines:
         raise WavevqError("\n".join(lines))

@@ -183,21 +183,66 @@ class Model(Section):
 # --- training and evaluation --------------------------------------------------------------------------------
 
 
-class Train(Section):
+class Schedule(Section):
+    """What every training has."""
+
     steps: Count
     batch: Count = 8  # examples of one step over all ranks together
-    crop: Count = 8192  # samples
+    crop: Count  # positions of an example
     learning_rate: Positive = 4e-4
     warmup: Whole = 200  # steps of linear rise
     cooldown: Annotated[float, Number, Field(ge=0, le=1)] = 0.5  # last share of the steps: the rate falls to zero
     clip: Positive = 1.0  # largest norm of the gradient
     average: Share = 0.999  # decay of the averaged weights
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    deterministic: bool = False  # bit-identical on CUDA too, at some speed
     log_every: Count = 50
     validate_every: Count = 1000
     save_every: Count = 1000
     keep: Count = 2  # newest checkpoints kept
+
+
+class Train(Schedule):
+    """Of the VQ-VAE; precision and determinism are those of the whole run."""
+
+    crop: Count = 8192  # samples
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    deterministic: bool = False  # bit-identical on CUDA too, at some speed
+
+
+class WaveNetPrior(Section):
+    """The WaveNet of the decoder over codes: the fast sampler serves it."""
+
+    kind: Literal["wavenet"]
+    layers: Count = 20
+    cycle: Annotated[int, Number, Field(gt=0, le=20)] = 5
+    kernel: Annotated[int, Number, Field(ge=2, le=8)] = 2
+    residual: Count = 128
+    gate: Count = 128
+    skip: Count = 128
+    head: Count = 256
+
+
+class TransformerPrior(Section):
+    """A causal transformer with rotary positions."""
+
+    kind: Literal["transformer"]
+    layers: Count = 6
+    width: Count = 256
+    heads: Count = 4
+
+    @model_validator(mode="after")
+    def _heads_are_even(self) -> TransformerPrior:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of twice the heads, {2 * self.heads}")
+        return self
+
+
+class Prior(Schedule):
+    """p(codes | speaker), trained on the codes of the finished VQ-VAE, an end class after each clip."""
+
+    network: Annotated[WaveNetPrior | TransformerPrior, Field(discriminator="kind")]
+    crop: Count = 512  # codes
+    speaker_dim: Whole = 64  # width of the speaker's embedding; 0: unconditional
+    drop_speaker: Share = 0.1  # chance that an example is shown without its speaker, for sampling without one
 
 
 class Evaluation(Section):
@@ -215,6 +260,7 @@ class Recipe(Section):
     data: Data
     model: Model
     train: Train
+    prior: Prior | None = None
     evaluation: Evaluation = Evaluation()
 
     @property
@@ -339,15 +385,20 @@ def _section(location: tuple[Any, ...]) -> Any:
     """The section, or the union of sections, that a pydantic error location leads to."""
     here: Any = Recipe
     for part in location:
-        members = getattr(here, "__args__", None)
-        here = next(m for m in members if part in _kinds(m)) if members else here.model_fields[part].annotation
-    return here
+        members = _members(here)
+        one = len(members) == 1
+        here = members[0].model_fields[part].annotation if one else next(m for m in members if part in _kinds(m))
+    return here if len(_members(here)) > 1 else _members(here)[0]
+
+
+def _members(section: Any) -> list[Any]:
+    """Of a union of sections, without the None of an optional one; of a section itself."""
+    return [one for one in getattr(section, "__args__", (section,)) if one is not type(None)]
 
 
 def _kinds(section: Any) -> tuple[str, ...]:
     """The values of ``kind`` that lead to a section or to one of a union."""
-    members = getattr(section, "__args__", (section,))
-    return tuple(kind for one in members for kind in one.model_fields["kind"].annotation.__args__)
+    return tuple(kind for one in _members(section) for kind in one.model_fields["kind"].annotation.__args__)
 
 
 def _recipes_near(path: Path) -> str:

@@ -33,6 +33,7 @@ from wavevq.vqvae import VqVae
 
 RUNS = Path("runs")
 RECIPE, SPEAKERS, SUMMARY, CHECKPOINTS = "recipe.yaml", "speakers.json", "summary.json", "checkpoints"
+PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Crops:
 
     def _clip(self, number: int) -> StoredClip:
         epoch, place = divmod(number, len(self._clip_of_window))
-        window = _order(self._order_seed, epoch, len(self._clip_of_window))[place]
+        window = order(self._order_seed, epoch, len(self._clip_of_window))[place]
         return self.clips[int(self._clip_of_window[window])]
 
 
@@ -126,7 +126,7 @@ def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: in
 
 
 @lru_cache(maxsize=2)  # a batch may straddle two epochs
-def _order(seed: int, epoch: int, windows: int) -> NDArray[np.int64]:
+def order(seed: int, epoch: int, windows: int) -> NDArray[np.int64]:
     """A permutation of the windows, another for each epoch."""
     # Sorting uniform numbers rather than Generator.permutation, whose stream numpy may change between versions.
     return np.argsort(uniform(seed, [epoch], windows)[0].numpy(), kind="stable")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wavevq.contracts import Batch, Trainable
 from wavevq.errors import WavevqError
-from wavevq.recipe import Train
+from wavevq.recipe import Schedule
 from wavevq.train.log import Log, Validation
 from wavevq.train.state import Average, TrainState, checkpoints
 
@@ -43,7 +43,7 @@ def fit(
     fabric: Fabric,
     module: nn.Module,
     batches: Batches,
-    plan: Train,
+    plan: Schedule,
     folder: Path,
     validate: Validate,
     console: Console,
@@ -119,7 +119,7 @@ def check(state: TrainState, validate: Validate, log: Log | None) -> None:
             log.validation(state.step, validate(state.step))
 
 
-def rate_factor(plan: Train, step: int) -> float:
+def rate_factor(plan: Schedule, step: int) -> float:
     """The learning rate's factor at a step: linear warm-up, constant, linear fall to zero over the cooldown."""
     rise = (step + 1) / plan.warmup if plan.warmup else 1.0
     fall = (plan.steps - step) / (plan.cooldown * plan.steps) if plan.cooldown else 1.0

@@ -1,0 +1,101 @@
+"""What the learned prior says of held-out codes, in bits a code."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from wavevq.data.codes import Codes
+from wavevq.nn.encoders import valid
+from wavevq.prior import Prior
+from wavevq.recipe import Evaluation
+from wavevq.train.log import Validation
+
+
+@dataclass(frozen=True)
+class Rates:
+    """All in bits a code, of whole held-out sequences; the bits of a sequence's end are shared out over its codes.
+
+    bits: under the prior and the true label. uniform: log2 K. unigram: cross-entropy under the frequencies of the
+    training codes (one added to each), ends left out. wrong_label_gap: bits more under another label, mean over the
+    others; None with one label. unlabelled: under no label, None where the prior was never shown that.
+    """
+
+    bits: float
+    uniform: float
+    unigram: float
+    wrong_label_gap: float | None
+    unlabelled: float | None
+    sequences: int
+    codes: int
+
+
+@torch.no_grad()
+def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, others: int | None, seed: int) -> Rates:
+    """Rates of held-out sequences. counts: int64 ``[K]``, of the training codes. others: wrong labels tried."""
+    device = next(prior.parameters()).device
+    end = int(prior.ends)
+    every = sorted(range(len(held_out.sequences)), key=lambda i: (len(held_out.sequences[i]), i))
+    wrong = np.arange(1, prior.labels)
+    if others is not None and others < len(wrong):
+        wrong = np.sort(np.random.default_rng(seed).choice(wrong, others, replace=False))
+    nats = {"own": 0.0, "wrong": 0.0, "none": 0.0}
+    for start in range(0, len(every), batch):
+        one = held_out.batch(every[start : start + batch]).to(device)
+        mask = valid(one.lengths, one.x.shape[1])
+        own = one.label if prior.labels else torch.full_like(one.label, prior.nobody)
+        nats["own"] += prior.nll(one.x, own, mask).double().sum().item()
+        for offset in wrong.tolist():
+            nats["wrong"] += prior.nll(one.x, (own + offset) % prior.labels, mask).double().sum().item() / len(wrong)
+        if prior.drop:
+            nats["none"] += prior.nll(one.x, torch.full_like(own, prior.nobody), mask).double().sum().item()
+    codes = sum(len(one) - end for one in held_out.sequences)
+    bits = {name: value / codes / math.log(2) for name, value in nats.items()}
+    share = (counts + 1).double() / (counts + 1).sum()
+    said = np.concatenate([one[: len(one) - end] for one in held_out.sequences])
+    return Rates(
+        bits=bits["own"],
+        uniform=math.log2(prior.codes),
+        unigram=float(-share.log2()[torch.from_numpy(said)].mean()),
+        wrong_label_gap=bits["wrong"] - bits["own"] if len(wrong) else None,
+        unlabelled=bits["none"] if prior.drop else None,
+        sequences=len(held_out.sequences),
+        codes=codes,
+    )
+
+
+class PriorValidator:
+    """Called by the training loop while a prior trains."""
+
+    def __init__(self, prior: Prior, training: Codes, held_out: Codes, plan: Evaluation, seed: int) -> None:
+        self.prior, self.held_out, self.plan, self.seed = prior, held_out, plan, seed
+        every = torch.from_numpy(np.concatenate(training.sequences))
+        self.counts = torch.bincount(every[every < prior.codes], minlength=prior.codes)
+
+    def __call__(self, step: int) -> Validation:
+        found = measure(
+            self.prior, self.held_out, self.counts, batch=64, others=self.plan.speakers, seed=self.seed
+        )  # fmt: skip
+        scalars = {"bits_per_code": found.bits, "uniform_bits": found.uniform, "unigram_bits": found.unigram}
+        if found.wrong_label_gap is not None:
+            scalars["wrong_speaker_gap"] = found.wrong_label_gap
+        if found.unlabelled is not None:
+            scalars["bits_per_code_without_speaker"] = found.unlabelled
+        scalars |= {"clips": found.sequences, "codes": found.codes}
+        return Validation(scalars, warnings=tuple(warnings(found)))
+
+
+def warnings(found: Rates) -> list[str]:
+    """What must be said aloud."""
+    said = []
+    if found.bits >= found.unigram:
+        said.append(
+            f"the prior knows no more than how often each code occurs: {found.bits:.3f} bits/code, "
+            f"by frequency alone {found.unigram:.3f}"
+        )
+    if found.wrong_label_gap is not None and found.wrong_label_gap <= 0:
+        said.append(f"the prior ignores the speaker: any other serves as well ({found.wrong_label_gap:+.3f} bits/code)")
+    return said

@@ -1,0 +1,110 @@
+"""The learned prior p(codes | speaker): ancestral sampling from it gives speech from nothing.
+
+Van den Oord et al. 2017, section 3.3: after training, an autoregressive distribution is fitted to the codes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wavevq.contracts import Batch, Sampler, StepLoss
+from wavevq.distributed import total, world_size
+from wavevq.nn.encoders import valid
+from wavevq.nn.transformer import Transformer
+from wavevq.nn.wavenet import WaveNet
+from wavevq.noise import DROP, derived, uniform
+
+CODES_A_CALL = 32  # drawn before it is looked whether every clip has ended
+
+
+class Prior(nn.Module):
+    """An autoregressive distribution over a grid of codes, in raster order, given a label or none.
+
+    network: over K classes, or over K + 1 where sequences end (``ends``): the last then says that the clip is over.
+    labels: how many; 0 for an unconditional prior. dim: width of their embedding. drop: chance that a training example
+    is shown without its label, so that the prior may be asked without one.
+    """
+
+    def __init__(
+        self, network: WaveNet | Transformer, *, codes: int, labels: int, dim: int, drop: float, seed: int
+    ) -> None:
+        super().__init__()
+        self.network, self.codes, self.labels, self.drop, self.seed = network, codes, labels, drop, seed
+        self.label = nn.Embedding(labels + 1, dim)  # the last stands for none
+
+    @property
+    def ends(self) -> bool:
+        """Whether a sequence may end before it is as long as asked for."""
+        return self.network.classes > self.codes
+
+    @property
+    def nobody(self) -> int:
+        """The label that stands for none."""
+        return self.labels
+
+    def logits(self, codes: Tensor, label: Tensor) -> Tensor:
+        """Teacher-forced logits ``[B, N, Q]`` of codes int64 ``[B, N]`` and labels int64 ``[B]``."""
+        c = self.label(label)
+        if isinstance(self.network, WaveNet):
+            return self.network(codes, self.network.conditioning(c[:, None]))  # type: ignore[no-any-return]
+        return self.network(codes, c)  # type: ignore[no-any-return]
+
+    def nll(self, codes: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Nats ``[B]``, float32, summed over the positions where ``mask`` is true.
+
+        codes: int64 ``[B, *grid]`` in [0, Q), mask: bool ``[B, *grid]``, label: int64 ``[B]``.
+        """
+        flat = codes.flatten(1)
+        logits = self.logits(flat, label)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nats = F.cross_entropy(logits.transpose(1, 2), flat, reduction="none")
+        return (nats * mask.flatten(1)).sum(1)
+
+    def training_loss(self, batch: Batch) -> StepLoss:
+        """Nats a code, over all ranks; batch.cond: int64 ``[B]``, 1 where a row begins within its clip.
+
+        Such a row's first code follows others that are not shown, and is not to be learned from.
+        """
+        mask = valid(batch.lengths, batch.x.shape[1])
+        assert batch.cond is not None
+        mask[:, 0] &= batch.cond == 0
+        noise = uniform(derived(self.seed, DROP), batch.index.tolist(), 1)[:, 0].to(batch.label.device)
+        label = torch.where(noise < self.drop, self.nobody, batch.label)
+        nats = self.nll(batch.x, label, mask).sum()
+        count = total(mask.sum())
+        return StepLoss(nats / (count / world_size()), {"bits_per_code": total(nats) / count / math.log(2)})
+
+    @torch.no_grad()
+    def sample(
+        self,
+        label: Tensor,
+        noise: Tensor,
+        sampler: Sampler,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prefix: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Codes int64 ``[n]`` a row, n from 0 to N: fewer where the clip ended, the end left out.
+
+        label: int64 ``[B]``; noise: uniform ``[B, N]``; prefix: int64 ``[B, P]``, codes to go on from.
+        """
+        c = self.label(label)[:, None]
+        cond = self.network.conditioning(c) if isinstance(self.network, WaveNet) else c
+        state: Any = None
+        parts: list[Tensor] = []
+        ended = torch.zeros(len(label), dtype=torch.bool, device=label.device)
+        for start in range(0, noise.shape[1], CODES_A_CALL):
+            some = noise[:, start : start + CODES_A_CALL]
+            drawn, state = sampler(self.network, cond, some, temperature, top_p, prefix, state)
+            prefix = None
+            parts.append(drawn)
+            ended |= (drawn == self.codes).any(1)
+            if ended.all():
+                break
+        rows = torch.cat(parts, 1) if parts else torch.empty(len(label), 0, dtype=torch.int64)
+        return [row[: int((row == self.codes).int().argmax())] if (row == self.codes).any() else row for row in rows]
