@@ -25,6 +25,7 @@ from click.testing import CliRunner, Result
 
 import wavevq
 from wavevq.cli import main
+from wavevq.sampling import BACKENDS, PRECISIONS
 
 RATE, HOP, K = 8000, 8, 16
 ROOT = Path(__file__).parents[1]
@@ -162,7 +163,10 @@ def test_three_lines_as_they_stand(here: Path) -> None:
     assert converted.read_bytes() == first
     assert done.stdout == ""
     assert re.search(r"^run: runs/tiny-\S+ \(the newest finished one", done.stderr)
-    assert re.search(r"converted 1 file, 0.10 s of audio, in [\d.]+ s: [\d.e+-]+ times real time", done.stderr)
+    assert re.search(
+        r"converted 1 file, 0.10 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real", done.stderr
+    )
+    assert re.search(r"^sampler: cpu \(bfloat16 weights, \d threads?\)$", done.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +225,74 @@ def test_a_real_pipe(here: Path, name: str) -> None:
     assert b"($WAVEVQ_RUN)" in second.stderr
 
 
+def test_audio_comes_while_codes_arrive(here: Path, name: str) -> None:
+    codes = np.arange(600, dtype="<i4") % K
+    good("decode", "--run", name, codes_file("codes.npy", codes), "out.wav", "--speaker", "ann")
+    data = Path("codes.npy").read_bytes()
+    header = len(data) - codes.nbytes
+    words = command("decode", "--run", name, "--speaker", "ann", "-", "-")
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # A quarter of a second is 250 frames: 16 blocks of 16, and one frame that the last one's conditioning sees.
+        process.stdin.write(data[: header + 257 * 4])
+        process.stdin.flush()
+        early = process.stdout.read(RATE // 4 * 2)  # would wait for ever
+        process.stdin.write(data[header + 257 * 4 :])
+        process.stdin.close()
+        late = process.stdout.read()
+    assert process.returncode == 0
+    assert np.array_equal(np.frombuffer(early + late, "<i2"), soundfile.read("out.wav", dtype="int16")[0])
+
+
+def test_a_reader_that_has_heard_enough(here: Path, name: str) -> None:
+    codes_file("codes.npy", np.zeros(100_000, np.int32))  # 100 s
+    words = command("decode", "--run", name, "--speaker", "ann", "codes.npy", "-")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        os.read(process.stdout.fileno(), 1000)
+        process.stdout.close()
+        said = process.stderr.read().splitlines()
+    assert process.returncode == 1  # click's, of a broken pipe
+    assert [line.split(":")[0] for line in said] == ["sampler"]
+
+
+def test_codes_that_end_early(here: Path, name: str) -> None:
+    codes_file("codes.npy", np.arange(600, dtype="<i4") % K)
+    data = Path("codes.npy").read_bytes()
+    decode = "decode", "--run", name, "--speaker", "ann", "-"
+    whole = good(*decode, "-", input=data).stdout_bytes
+    result = call(*decode, "-", input=data[:-1201])
+    assert result.exit_code == 2
+    assert result.stdout_bytes == whole[: len(result.stdout_bytes)]
+    assert len(result.stdout_bytes) == RATE // 4 * 2
+    told = "ends after 299 of 600 codes"
+    assert re.search(f"^wavevq: .*: {told}; 0.25 s of audio have been written$", result.stderr, re.MULTILINE)
+    for target, cut in (("-", data[:500]), ("out.wav", data[:-1201])):
+        assert "ends after" in refused(*decode, target, input=cut)[0]
+    assert "not a .npy file of codes" in refused(*decode, "-", input=data[:50])[0]
+    assert "codes from 99 to 99" in refused(*decode, "-", input=data[:128] + bytes([99, 0, 0, 0]) + data[132:])[0]
+
+
+def test_conversion_to_standard_output(here: Path, name: str) -> None:
+    convert = "convert", "--run", name, "--speaker", "bob", "--seed", 5
+    good(*convert, "in.wav", "out.wav")
+    raw = good(*convert, "in.wav", "-").stdout_bytes
+    assert np.array_equal(np.frombuffer(raw, "<i2"), soundfile.read("out.wav", dtype="int16")[0])
+
+
+def test_the_sampler_and_its_precision(here: Path, name: str) -> None:
+    convert = "convert", "--run", name, "--speaker", "bob", "in.wav", "out.wav"
+    for sampler, precision in (("reference", "float32"), ("reference", "bfloat16"), ("cpu", "bfloat16")):
+        told = good(*convert, "--sampler", sampler, "--precision", precision).stderr
+        assert re.search(rf"^sampler: {sampler} \({precision} weights", told, re.MULTILINE)
+    for option, known in (("--sampler", BACKENDS), ("--precision", PRECISIONS)):
+        result = call(*convert, option, "fast")
+        assert result.exit_code == 2
+        assert f"'fast' is not one of {', '.join(map(repr, known))}" in result.stderr
+
+
 def test_an_output_is_overwritten_whole(here: Path, name: str) -> None:
     Path("out.wav").write_text("old")
     good("convert", "--run", name, "--speaker", "ann", "in.wav", "out.wav")
@@ -237,10 +309,10 @@ def test_a_folder_there_and_back(here: Path, name: str) -> None:
     encoded = good("encode", "--run", name, "corpus", "--out", "codes")
     inputs = sorted(path.relative_to("corpus").with_suffix("") for path in Path("corpus").rglob("*_*.wav"))
     assert sorted(path.relative_to("codes").with_suffix("") for path in Path("codes").rglob("*.npy")) == inputs
-    assert re.search(r"encoding .*10/10", encoded.stderr)
+    assert re.search(r"encoded 10 files, 1.00 s of audio, in [\d.]+ s; encoding: ", encoded.stderr)
     assert encoded.stdout == ""
     decoded = good("decode", "--run", name, "codes", "--out", "codes", "--speaker", "bob")
-    assert re.search(r"sampling .*10/10", decoded.stderr)
+    assert re.search(r"decoded 10 files, 1.00 s of audio", decoded.stderr)
     converted = good("convert", "--run", name, "corpus", "--out", "said", "--speaker", "bob")
     assert re.search(r"converted 10 files, 1.00 s of audio", converted.stderr)
     for path in inputs:
@@ -312,7 +384,7 @@ def test_inputs_that_are_no_codes(here: Path, name: str) -> None:
         "absent.npy": "cannot be read (no such file or directory)",
         "text.npy": "not a .npy file of codes",
         "archive.npy.npz": "not a .npy file of codes",
-        "pickle.npy": "not a .npy file of codes",
+        "pickle.npy": "holds object; codes are integers",
         "in.wav": "not a .npy file of codes",
         codes_file("high.npy", [0, K]): f"codes from 0 to {K}; the codebook of runs/{name} has 0 to {K - 1}",
         codes_file("low.npy", [-1, 0]): "codes from -1 to 0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from rich.console import Console
 from wavevq import files
 from wavevq.audio import Recording, read
 from wavevq.build import build_model
+from wavevq.data.batches import PADDING, grouped
 from wavevq.errors import WavevqError
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.run import CHECKPOINTS, RECIPE, SPEAKERS, SUMMARY, Run, create, find_run, load_run, read_codes, read_recipe
+from wavevq.sampling import PRECISIONS
 from wavevq.train.state import AVERAGE, MODEL, STATE, Average, TrainState
 
 HOP, K, RATE = 9, 12, 8000
@@ -198,6 +201,19 @@ def test_sampling_that_cannot_be(run: Run, how: dict[str, Any]) -> None:
         run.decode(np.arange(3), "ann", **how)
 
 
+def test_the_sampler_is_the_one_asked_for(folder: Path, run: Run) -> None:
+    assert str(run.sampler).startswith("cpu (bfloat16 weights")
+    for precision in PRECISIONS:
+        assert str(load_run(folder, "cpu", "reference", precision).sampler) == f"reference ({precision} weights)"
+        assert str(load_run(folder, sampler="cpu", precision=precision).sampler).startswith(f"cpu ({precision} weights")
+    for how, says in {
+        ("sampler", "fast"): "sampler fast: must be one of auto, reference, cpu, gpu",
+        ("precision", "int8"): "precision int8: must be one of bfloat16, float32",
+    }.items():
+        with pytest.raises(WavevqError, match=says):
+            load_run(folder, **dict([how]))  # type: ignore[arg-type]
+
+
 # --- folders ------------------------------------------------------------------------------------------------
 
 
@@ -329,16 +345,24 @@ def test_codes_come_back(tmp_path: Path) -> None:
         (b"RIFF....WAVE", "not a .npy file of codes"),
         (archive(), "not a .npy file of codes"),
         (archive()[:20], "not a .npy file of codes"),
-        (saved(np.array([{"a": 1}], object), allow_pickle=True), "not a .npy file of codes"),
-        (saved(np.arange(9))[:-5], "not a .npy file of codes"),
+        (saved(np.array([{"a": 1}], object), allow_pickle=True), "holds object; codes are integers"),
+        (saved(np.arange(9))[:70], "not a .npy file of codes"),
+        (saved(np.arange(9))[:-5], "ends after 8 of 9 codes"),
         (saved(np.arange(9)).replace(b"<i8", b"<,8"), "not a .npy file of codes"),
         (saved(np.arange(9)).replace(b"'shape'", b"'Shape'"), "not a .npy file of codes"),
-        (saved(np.arange(9)).replace(b"(9,), }" + b" " * 12, b"(9" + b"0" * 12 + b",), }"), "not a .npy file of codes"),
+        (
+            saved(np.arange(9)).replace(b"(9,), }" + b" " * 9, b"(9" + b"0" * 9 + b",), }"),
+            "ends after 9 of 9000000000 ",
+        ),
+        (saved(np.arange(9)).replace(b"NUMPY\x01", b"NUMPY\x03"), "not a .npy file of codes"),
         (saved(np.arange(3.0)), "holds float64; codes are integers"),
         (saved(np.zeros((1, 3), int)), r"has the shape \[1, 3\]; codes are one sequence"),
         (saved(np.zeros(0, int)), r"has the shape \[0\]"),
     ],
-    ids=["empty", "wav", "npz", "npz cut", "pickle", "cut", "type", "key", "huge", "floats", "2-D", "no codes"],
+    ids=[
+        *("empty", "wav", "npz", "npz cut", "pickle", "head cut", "codes cut"),
+        *("type", "key", "huge", "version", "floats", "2-D", "no codes"),
+    ],
 )
 def test_files_that_hold_no_codes(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "codes.npy"
@@ -351,18 +375,15 @@ def test_files_that_hold_no_codes(tmp_path: Path, content: bytes, says: str) -> 
 # --- many files ---------------------------------------------------------------------------------------------
 
 
-def clip(frames: int) -> files.Clip:
-    return files.Clip(files.Job(Path("a"), Path("b")), np.zeros(frames, np.int64), frames * HOP)
-
-
 def test_batches_hold_like_lengths_within_bounds() -> None:
     lengths = [5, 300, 7, 6, 40, 41, 5] + [1] * 40
-    made = [[len(one.codes) for one in batch] for batch in files.batches([clip(n) for n in lengths], 100)]
-    assert [n for batch in made for n in batch] == sorted(lengths)
-    assert all(len(batch) == 1 or len(batch) * max(batch) <= 100 for batch in made)
+    made = [[lengths[i] for i in group] for group in grouped(lengths, files.AT_ONCE)]
+    assert [n for group in made for n in group] == sorted(lengths)
+    assert all(len(group) * max(group) <= sum(group) / (1 - PADDING) for group in made)
     assert max(map(len, made)) == files.AT_ONCE
-    assert [300] in made
     assert [40, 41] in made
+    assert [300] in made
+    assert grouped([], 3) == []
 
 
 def test_raw_audio_is_what_a_wav_holds(tmp_path: Path) -> None:
@@ -373,6 +394,19 @@ def test_raw_audio_is_what_a_wav_holds(tmp_path: Path) -> None:
     files.write_audio(raw, samples, RATE)
     files.write_audio(tmp_path / "out.wav", samples, RATE)
     assert np.array_equal(np.frombuffer(raw.getvalue(), "<i2"), soundfile.read(tmp_path / "out.wav", dtype="int16")[0])
+
+
+def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
+    """Seconds of audio within the clips, also where there is only one."""
+    files.write_codes(tmp_path / "codes.npy", np.arange(100) % K)
+    jobs = [files.Job(tmp_path / "codes.npy", tmp_path / "out.wav")]
+    done = r"decoded 1 file, 0.11 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real time"
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        files.decode(run, jobs, files.Sampling("ann"), console)
+        said = console.file.getvalue()  # type: ignore[attr-defined]
+        assert bool(re.search(r"sampling .*0\.1/0\.1 s", said)) == terminal
+        assert re.search(done, said)
 
 
 def test_many_files_are_converted_as_each_alone(run: Run, tmp_path: Path, make_audio: Callable[..., Path]) -> None:

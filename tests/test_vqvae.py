@@ -18,6 +18,7 @@ from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.wavenet import plain_stack
 from wavevq.noise import uniform
 from wavevq.recipe import parse_recipe
+from wavevq.sampling.reference import Reference
 from wavevq.vqvae import VqVae, jittered
 
 HOP, K, D, BETA, SPEAKERS = 4, 6, 3, 0.3, 3
@@ -273,24 +274,33 @@ def test_the_encoder_gets_the_decoders_gradient_unchanged() -> None:
 # --- decoding -----------------------------------------------------------------------------------------------
 
 
+def sampled(vae: VqVae, codes: Tensor, label: Tensor, frames: Tensor, noise: Tensor) -> Tensor:
+    """Samples ``[B, 1, T]`` of codes that come all at once."""
+
+    def at(start: int, count: int) -> Tensor:
+        return noise[:, start : start + count]
+
+    return torch.cat(list(vae.decode([(codes, frames)], label, at, Reference())), -1)
+
+
 def test_sampling_is_a_function_of_its_noise() -> None:
     vae = model().eval().float()
     codes = torch.tensor([[0, 1, 2, 3], [3, 5, 0, 0]])
     label, frames = torch.tensor([0, 2]), torch.tensor([[True] * 4, [True, True, False, False]])
     noise = uniform(1, [0, 1], 16)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    found = vae.decode(codes, label, frames, noise)
+    found = sampled(vae, codes, label, frames, noise)
     assert (found.shape, found.dtype) == ((2, 1, 16), torch.float32)
     assert found.abs().max() <= 1
     torch.manual_seed(123)  # the global generator has no say
-    assert torch.equal(vae.decode(codes, label, frames, noise), found)
-    assert not torch.equal(vae.decode(codes, label, frames, uniform(2, [0, 1], 16)), found)
-    assert not torch.equal(vae.decode(codes, label.flip(0), frames, noise), found)
+    assert torch.equal(sampled(vae, codes, label, frames, noise), found)
+    assert not torch.equal(sampled(vae, codes, label, frames, uniform(2, [0, 1], 16)), found)
+    assert not torch.equal(sampled(vae, codes, label.flip(0), frames, noise), found)
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     # A shorter clip's codes past its end are padding: others in their place change nothing, nor do its neighbours.
-    other = vae.decode(torch.tensor([[5, 5, 5, 5], [3, 5, 4, 1]]), label, frames, noise)
+    other = sampled(vae, torch.tensor([[5, 5, 5, 5], [3, 5, 4, 1]]), label, frames, noise)
     assert torch.equal(other[1, :, :8], found[1, :, :8])
-    alone = vae.decode(codes[1:, :2], label[1:], frames[1:, :2], noise[1:, :8])
+    alone = sampled(vae, codes[1:, :2], label[1:], frames[1:, :2], noise[1:, :8])
     assert torch.equal(alone[0], found[1, :, :8])
 
 
@@ -302,7 +312,7 @@ def test_samples_follow_the_likelihood() -> None:
         torch.zeros(200).long(),
     )
     frames = torch.ones(200, 4, dtype=torch.bool)
-    drawn = vae.decode(codes, label, frames, uniform(5, range(200), 16)).double()
+    drawn = sampled(vae, codes, label, frames, uniform(5, range(200), 16)).double()
     z, mask = vae.bottleneck.lookup(codes), torch.ones(200, 16, dtype=torch.bool)
     with torch.no_grad():
         own, wrong = (vae.decoder.nll(drawn, z, label + i, mask).mean() for i in (0, 1))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wavevq.recipe import Recipe
     from wavevq.run import Run
+    from wavevq.sampling import Backend, Precision
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,6 +109,20 @@ def _run(command: F) -> F:
 
 def _sampling(command: F) -> F:
     for option in (
+        click.option(
+            "--precision",
+            type=click.Choice(["bfloat16", "float32"]),
+            default="bfloat16",
+            show_default=True,
+            help="How the sampler stores the weights; it calculates in float32.",
+        ),
+        click.option(
+            "--sampler",
+            type=click.Choice(["auto", "reference", "cpu", "gpu"]),
+            default="auto",
+            show_default=True,
+            help="What draws the samples; only auto chooses.",
+        ),
         click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest classes."),
         click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1 is less random."),
         click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal audio."),
@@ -139,13 +154,7 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
 @_sampling
 @_run
 def decode(
-    paths: tuple[str, ...],
-    out: str | None,
-    speaker: str,
-    seed: int,
-    temperature: float,
-    top_p: float,
-    run: str | None,
+    paths: tuple[str, ...], out: str | None, run: str | None, sampler: Backend, precision: Precision, **how: Any
 ) -> None:
     """Codes to audio: CODES.npy OUT.wav.
 
@@ -155,8 +164,8 @@ def decode(
     from wavevq import files
 
     console = _console()
-    sampling = files.Sampling(speaker, seed, temperature, top_p)
-    trained = _load(run, console)
+    sampling = files.Sampling(**how)
+    trained = _load(run, console, sampler, precision)
     jobs = files.plan(paths, out, takes=[files.CODES], gives=".wav", rate=trained.rate, streams=_streams())
     files.decode(trained, jobs, sampling, console)
 
@@ -166,13 +175,7 @@ def decode(
 @_sampling
 @_run
 def convert(
-    paths: tuple[str, ...],
-    out: str | None,
-    speaker: str,
-    seed: int,
-    temperature: float,
-    top_p: float,
-    run: str | None,
+    paths: tuple[str, ...], out: str | None, run: str | None, sampler: Backend, precision: Precision, **how: Any
 ) -> None:
     """Audio in another voice: IN.wav [OUT.wav], by default IN_S.wav beside it.
 
@@ -182,29 +185,34 @@ def convert(
     from wavevq import files
 
     console = _console()
-    sampling = files.Sampling(speaker, seed, temperature, top_p)
-    trained = _load(run, console)
-    trained.speaker(speaker)  # it is part of OUT's name
+    sampling = files.Sampling(**how)
+    trained = _load(run, console, sampler, precision)
+    trained.speaker(sampling.speaker)  # it is part of OUT's name
     jobs = files.plan(
         paths,
         out,
         takes=files.AUDIO,
         gives=".wav",
         rate=trained.rate,
-        default=lambda source: source.parent / f"{source.stem}_{speaker}.wav",
+        default=lambda source: source.parent / f"{source.stem}_{sampling.speaker}.wav",
         streams=_streams(),
     )
     files.convert(trained, jobs, sampling, console)
 
 
-def _load(name: str | None, console: Console) -> Run:
-    """The run that is meant; says which where it was not named."""
+def _load(name: str | None, console: Console, sampler: Backend | None = None, precision: Precision = "bfloat16") -> Run:
+    """The run that is meant; says which where it was not named, and what draws.
+
+    sampler: None where nothing is sampled, and no time to be lost on importing what would.
+    """
     from wavevq.run import load_run
 
-    run = load_run(name)
+    run = load_run(name, sampler=sampler or "reference", precision=precision)
     if not name:
         by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
         console.print(f"run: {run.folder} ({by})", soft_wrap=True, highlight=False)
+    if sampler is not None:
+        console.print(f"sampler: {run.sampler}", soft_wrap=True, highlight=False)
     return run
 
 

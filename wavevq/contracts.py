@@ -77,6 +77,7 @@ class Likelihood(Protocol):
         z: Tensor,
         label: Tensor,
         noise: Tensor,
+        sampler: Sampler,
         temperature: float = 1.0,
         top_p: float = 1.0,
         frames: Tensor | None = None,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from wavevq.contracts import Sampler
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.wavenet import WaveNet
-from wavevq.sampling.reference import Reference
 
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
+
+# Matrix products of different heights round differently. So that a clip's samples depend neither on its batch nor on
+# how its latents arrive, sampling computes conditioning in one shape only: this many frames of this many clips.
+FRAMES_A_BLOCK = 16
+CLIPS_A_BLOCK = {"cpu": 1, "cuda": 32}
+
+Noise = Callable[[int, int], Tensor]  # (start, count) -> uniform in [0, 1), [B, count], of the positions from start on
 
 
 class WaveNetDecoder(nn.Module):
@@ -40,12 +51,19 @@ class WaveNetDecoder(nn.Module):
 
     def conditioning(self, z: Tensor, label: Tensor, frames: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]``. z: ``[B, F, D]``, label: int64 ``[B]``, frames: bool ``[B, F]``, the valid."""
+        return self._gates(self._context(z, frames), label)
+
+    def _context(self, z: Tensor, frames: Tensor) -> Tensor:
+        """What frames know of each other: ``[B, F, C]`` of z ``[B, F, D]``."""
         mask = frames[:, None]
-        hidden = self.widen(z.transpose(1, 2)) * mask
+        hidden: Tensor = self.widen(z.transpose(1, 2)) * mask
         for block in self.context:
             hidden = block(hidden, mask)
-        speaker = self.speaker(label)[:, None].expand(-1, z.shape[1], -1)
-        return self.wavenet.conditioning(torch.cat([hidden.transpose(1, 2), speaker.to(hidden.dtype)], dim=-1))
+        return hidden.transpose(1, 2)
+
+    def _gates(self, hidden: Tensor, label: Tensor) -> Tensor:
+        speaker = self.speaker(label)[:, None].expand(-1, hidden.shape[1], -1)
+        return self.wavenet.conditioning(torch.cat([hidden, speaker.to(hidden.dtype)], dim=-1))
 
     def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, float32, summed over valid samples.
@@ -62,12 +80,12 @@ class WaveNetDecoder(nn.Module):
         nats = [(self.distribution.nll(self.wavenet.head(s), c) * m).sum(1) for s, c, m in parts]
         return torch.stack(nats).sum(0)
 
-    @torch.no_grad()
     def sample(
         self,
         z: Tensor,
         label: Tensor,
         noise: Tensor,
+        sampler: Sampler,
         temperature: float = 1.0,
         top_p: float = 1.0,
         frames: Tensor | None = None,
@@ -78,6 +96,72 @@ class WaveNetDecoder(nn.Module):
         """
         if frames is None:
             frames = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-        cond = self.conditioning(z, label, frames)
-        classes, _ = Reference()(self.wavenet, cond, noise, temperature, top_p)
-        return self.distribution.decode(classes)[:, None]
+        hop = noise.shape[1] // z.shape[1]
+
+        def at(start: int, count: int) -> Tensor:
+            return noise[:, start : start + count]
+
+        return torch.cat(list(self.stream([(z, frames)], label, at, hop, sampler, temperature, top_p)), dim=-1)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        latents: Iterable[tuple[Tensor, Tensor]],
+        label: Tensor,
+        noise: Noise,
+        hop: int,
+        sampler: Sampler,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Iterator[Tensor]:
+        """Samples float32 ``[B, 1, n x hop]`` in [-1, 1], a block of frames at a time as the latents come.
+
+        latents: pieces z ``[B, n, D]``, n >= 0, each with bool ``[B, n]``, the valid frames of shorter clips. A block
+        is drawn as soon as the frames are there that its conditioning sees, and no piece is asked for before it is
+        needed. A clip's samples do not depend on the pieces nor on the other clips, to the last bit.
+        """
+        state: Any = None
+        done = 0
+        for z, frames, count in windows(latents, FRAMES_A_BLOCK, len(self.context)):
+            cond = self._block(z, frames, label)[:, :count].contiguous()
+            uniform = noise(done * hop, count * hop).to(z.device)
+            classes, state = sampler(self.wavenet, cond, uniform, temperature, top_p, state=state)
+            yield self.distribution.decode(classes)[:, None]
+            done += count
+
+    def _block(self, z: Tensor, frames: Tensor, label: Tensor) -> Tensor:
+        """Gate inputs ``[B, FRAMES_A_BLOCK, L, 2W]`` of a window's inner frames; arguments as ``conditioning``."""
+        clips, halo = CLIPS_A_BLOCK[z.device.type], len(self.context)
+        gates = []
+        for first in range(0, len(z), clips):
+            rows = slice(first, first + clips)
+            lacking = clips - len(z[rows])
+            # Copies: the same strides and alignment every time.
+            window = z.new_zeros(clips, *z.shape[1:])
+            window[: clips - lacking] = z[rows]
+            hidden = self._context(window, F.pad(frames[rows], (0, 0, 0, lacking)))
+            inner = hidden[:, halo : halo + FRAMES_A_BLOCK]
+            gates.append(self._gates(inner, F.pad(label[rows], (0, lacking)))[: clips - lacking])
+        return torch.cat(gates)
+
+
+def windows(pieces: Iterable[tuple[Tensor, Tensor]], block: int, halo: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Pieces z ``[B, n, D]`` and bool ``[B, n]`` as windows of ``block`` frames with ``halo`` on both sides.
+
+    Each window, ``[B, block + 2 halo, ...]``, comes with how many of its inner frames there are, ``block`` but for the
+    last; frames before the first and after the last are False. One is yielded as soon as it is whole.
+    """
+    width = block + 2 * halo
+    z, frames = None, torch.empty(0)
+    for more, mask in pieces:
+        if z is None:
+            z, frames = F.pad(more, (0, 0, halo, 0)), F.pad(mask, (halo, 0))
+        else:
+            z, frames = torch.cat([z, more], 1), torch.cat([frames, mask], 1)
+        while z.shape[1] >= width:
+            yield z[:, :width], frames[:, :width], block
+            z, frames = z[:, block:], frames[:, block:]
+    while z is not None and (left := z.shape[1] - halo) > 0:
+        lacking = width - z.shape[1]
+        yield F.pad(z, (0, 0, 0, lacking)), F.pad(frames, (0, lacking)), min(block, left)
+        z, frames = z[:, block:], frames[:, block:]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,15 +18,24 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from wavevq.audio import FORMATS, Signal, check_format, read, replacing, write
+from wavevq.data.batches import grouped
 from wavevq.errors import WavevqError
-from wavevq.run import Run, check_sampling, read_codes
+from wavevq.run import Run, arriving_codes, check_sampling, read_codes, read_header
 
 AUDIO, CODES = tuple(FORMATS), ".npy"
-AT_ONCE = 16  # clips sampled together
-SECONDS_AT_ONCE = 60.0  # of audio sampled together, padding included: a second's conditioning takes about 4 MB
+AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
 
 
 @dataclass(frozen=True)
@@ -63,15 +72,20 @@ class Sampling:
     def __post_init__(self) -> None:
         check_sampling(self.seed, self.temperature, self.top_p)
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """The keywords of every ``Run.decode``."""
+        return {"seed": self.seed, "temperature": self.temperature, "top_p": self.top_p}
+
 
 # --- the three commands -------------------------------------------------------------------------------------
 
 
 def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
     """Audio to codes. Inputs that cannot be used are told at the end, in a WavevqError; the others are done."""
-    told = Told("encoded", console)
+    told = Told("encoded", "encoding", console)
     for job in _with_bar(jobs, "encoding", console):
-        with told.errors():
+        with told.errors(), told.timing():
             recording = read(job.source)
             write_codes(job.target, run.encode(recording))
             told.add(run.duration(recording) / run.rate)
@@ -79,61 +93,95 @@ def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
 
 
 def decode(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) -> None:
-    """Codes to audio, several clips at once; errors as in ``encode``."""
-    told = Told("decoded", console)
+    """Codes to audio, several clips at once; errors as in ``encode``.
+
+    A stream's audio is written while its codes arrive.
+    """
+    told = Told("decoded", "sampling", console)
     run.speaker(sampling.speaker)
     clips = []
     for job in jobs:
         with told.errors():
-            codes = run.check_codes(read_codes(job.source, job.name), job.name)
-            clips.append(Clip(job, codes, len(codes) * run.recipe.hop))
+            if isinstance(job.source, Path) or isinstance(job.target, Path):
+                codes = run.check_codes(read_codes(job.source, job.name), job.name)
+                clips.append(Clip(job, codes, len(codes) * run.recipe.hop))
+            else:
+                frames, dtype = read_header(job.source, job.name)
+                coming = arriving_codes(job.source, frames, dtype, job.name)
+                checked = (run.check_codes(some, job.name) for some in coming)
+                _pipe(run, job.target, checked, frames * run.recipe.hop, sampling, told, console)
     _sample(run, clips, sampling, told, console)
     told.end()
 
 
 def convert(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) -> None:
     """Audio to audio of the same duration in another voice, several clips at once; errors as in ``encode``."""
-    told = Told("converted", console)
+    told = Told("converted", "sampling", console)
     run.speaker(sampling.speaker)
     clips = []
     for job in _with_bar(jobs, "encoding", console):
         with told.errors():
             recording = read(job.source)
-            clips.append(Clip(job, run.encode(recording).astype(np.int64), run.duration(recording)))
+            clips.append(Clip(job, run.encode(recording), run.duration(recording)))
     _sample(run, clips, sampling, told, console)
     told.end()
 
 
 def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, console: Console) -> None:
-    how: dict[str, Any] = {"seed": sampling.seed, "temperature": sampling.temperature, "top_p": sampling.top_p}
-    with _bar("sampling", len(clips), console) as advance:
-        for batch in batches(clips, SECONDS_AT_ONCE * run.rate / run.recipe.hop):
-            drawn = run.decode_batch([clip.codes for clip in batch], [sampling.speaker] * len(batch), **how)
+    """Whole files many at a time, streams a chunk at a time."""
+    files = []
+    for clip in clips:
+        if isinstance(clip.job.target, Path):
+            files.append(clip)
+        else:
+            with told.errors():
+                _pipe(run, clip.job.target, [clip.codes], clip.samples, sampling, told, console)
+    with _seconds_bar(sum(len(clip.codes) for clip in files) * run.recipe.hop / run.rate, console) as advance:
+        for group in grouped([len(clip.codes) for clip in files], AT_ONCE):
+            batch = [files[i] for i in group]
+            with told.timing():
+                drawn = run.decode_batch(
+                    [clip.codes for clip in batch],
+                    [sampling.speaker] * len(batch),
+                    **sampling.how,
+                    advance=lambda samples: advance(samples / run.rate),
+                )
             for clip, audio in zip(batch, drawn, strict=True):
                 with told.errors():
                     write_audio(clip.job.target, audio[: clip.samples], run.rate)
                     told.add(clip.samples / run.rate)
-                advance()
 
 
-def batches(clips: Sequence[Clip], frames: float) -> Iterator[list[Clip]]:
-    """Clips of like length together, at most AT_ONCE of them and, unless it is one alone, ``frames`` with padding."""
-    batch: list[Clip] = []
-    for clip in sorted(clips, key=lambda clip: len(clip.codes)):
-        if batch and (len(batch) == AT_ONCE or (len(batch) + 1) * len(clip.codes) > frames):
-            yield batch
-            batch = []
-        batch.append(clip)
-    if batch:
-        yield batch
+def _pipe(
+    run: Run,
+    target: BinaryIO,
+    codes: Iterable[NDArray[np.int64]],
+    samples: int,
+    sampling: Sampling,
+    told: Told,
+    console: Console,
+) -> None:
+    """The first ``samples`` of the codes' audio on a stream, each chunk as soon as it is made."""
+    done = 0
+    try:
+        with _seconds_bar(samples / run.rate, console) as advance, told.timing():
+            for chunk in run.decode_stream(codes, sampling.speaker, **sampling.how):
+                part = chunk[: samples - done]
+                write_audio(target, part, run.rate)
+                done += len(part)
+                advance(len(part) / run.rate)
+    except WavevqError as error:
+        written = f"; {done / run.rate:.2f} s of audio have been written" if done else ""
+        raise WavevqError(f"{error}{written}") from None
+    told.add(samples / run.rate)
 
 
 class Told:
     """Counts what is done, collects what is wrong, and says both at the end."""
 
-    def __init__(self, did: str, console: Console) -> None:
-        self.did, self.console = did, console
-        self.files, self.seconds = 0, 0.0
+    def __init__(self, did: str, work: str, console: Console) -> None:
+        self.did, self.work, self.console = did, work, console
+        self.files, self.seconds, self.worked = 0, 0.0, 0.0
         self.wrong: list[str] = []
         self.started = time.monotonic()
 
@@ -145,6 +193,15 @@ class Told:
         except WavevqError as error:
             self.wrong.append(str(error))
 
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """What is done here is the work whose speed is told."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.worked += time.monotonic() - started
+
     def add(self, seconds: float) -> None:
         """One output of so many seconds is written."""
         self.files += 1
@@ -153,11 +210,10 @@ class Told:
     def end(self) -> None:
         """Prints how long it took. Raises WavevqError, a line for each input that could not be used."""
         if self.files:
-            took = time.monotonic() - self.started
             count = "1 file" if self.files == 1 else f"{self.files} files"
             self.console.print(
-                f"{self.did} {count}, {self.seconds:.2f} s of audio, in {took:.2f} s: "
-                f"{self.seconds / took:.3g} times real time",
+                f"{self.did} {count}, {self.seconds:.2f} s of audio, in {time.monotonic() - self.started:.2f} s; "
+                f"{self.work}: {self.worked:.2f} s, {self.seconds / self.worked:.3g} times real time",
                 soft_wrap=True,
                 highlight=False,
             )
@@ -301,8 +357,14 @@ def _put(target: Path | BinaryIO, data: bytes) -> None:
         with replacing(target) as temporary:
             temporary.write_bytes(data)
     else:
-        target.write(data)
-        target.flush()
+        try:
+            target.write(data)
+            target.flush()
+        except BrokenPipeError:  # who reads has heard enough
+            raise
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise WavevqError(f"{getattr(target, 'name', 'stream')}: cannot be written ({reason})") from None
 
 
 def _make_folder(target: Path) -> None:
@@ -312,17 +374,28 @@ def _make_folder(target: Path) -> None:
         raise WavevqError(f"{target.parent}: cannot be made ({(error.strerror or str(error)).lower()})") from None
 
 
+class RealTime(ProgressColumn):
+    """Seconds of audio a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.3g} times real time" if task.speed else "")
+
+
 def _with_bar(jobs: Sequence[Job], label: str, console: Console) -> Iterator[Job]:
-    with _bar(label, len(jobs), console) as advance:
+    with _bar(label, len(jobs), console, MofNCompleteColumn()) as advance:
         for job in jobs:
             yield job
-            advance()
+            advance(1)
+
+
+def _seconds_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
+    return _bar("sampling", total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
 
 
 @contextmanager
-def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
-    """A progress bar, for several files; call what it yields after each."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=total < 2) as progress:
+def _bar(label: str, total: float, console: Console, *columns: ProgressColumn) -> Iterator[Callable[[float], None]]:
+    """A progress bar on a terminal; call what it yields with what has been done since."""
+    shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
+    with Progress(*shown, console=console, disable=not (total and console.is_terminal)) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)
+        yield lambda done: progress.advance(task, done)

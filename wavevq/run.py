@@ -12,7 +12,7 @@ import json
 import math
 import os
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,14 +20,18 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 import yaml
+from numpy.lib import format as npy
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wavevq.audio import Recording, Signal, normalise, replacing
 from wavevq.build import build_model
+from wavevq.contracts import Sampler
 from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
 from wavevq.noise import uniform
 from wavevq.recipe import Recipe, parse_recipe
+from wavevq.sampling import BACKENDS, PRECISIONS, Backend, Precision, choose
 from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
 from wavevq.vqvae import VqVae
 
@@ -38,13 +42,17 @@ PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and what belongs to it. step: training steps that its weights have seen."""
+    """A trained model and what belongs to it.
+
+    step: training steps that its weights have seen. sampler: what draws the samples.
+    """
 
     folder: Path
     recipe: Recipe
     speakers: tuple[str, ...]
     model: VqVae
     step: int
+    sampler: Sampler
 
     @property
     def rate(self) -> int:
@@ -71,7 +79,6 @@ class Run:
         assert codes is not None
         return codes[0].cpu().numpy()
 
-    @torch.no_grad()
     def decode_batch(
         self,
         codes: Sequence[NDArray[np.integer[Any]]],
@@ -80,30 +87,82 @@ class Run:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        advance: Callable[[int], object] = lambda samples: None,
     ) -> list[Signal]:
         """Audio float32 ``[F x hop]`` of several clips' codes at once.
 
-        Every clip draws from stream 0 of ``seed``, as it does alone, so that a batch changes none (up to rounding,
-        which differs between matrix products of different heights and may turn a draw that is near a tie).
+        Every clip draws from stream 0 of ``seed``, as it does alone: a batch changes none, to the last bit. advance:
+        called after each block of frames with how many samples it has brought, all clips together.
         """
         check_sampling(seed, temperature, top_p)
         if not codes:
             return []
-        tensors = [torch.from_numpy(self.check_codes(one)) for one in codes]
-        frames = max(len(one) for one in tensors)
-        padded = torch.stack([torch.nn.functional.pad(one, (0, frames - len(one))) for one in tensors])
-        mask = valid(torch.tensor([len(one) for one in tensors]), frames)
-        label = torch.tensor([self.speaker(name) for name in speakers])
-        noise = uniform(seed, [0], frames * self.model.hop).expand(len(tensors), -1)
-        drawn = self.model.decode(
-            padded.to(self.device),
-            label.to(self.device),
-            mask.to(self.device),
-            noise.to(self.device),
-            temperature,
-            top_p,
-        )
-        return [drawn[i, 0, : len(one) * self.model.hop].cpu().numpy() for i, one in enumerate(tensors)]
+        clips = [torch.from_numpy(self.check_codes(one)) for one in codes]
+        padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        mask = valid(torch.tensor([len(clip) for clip in clips]), padded.shape[1])
+        audio = [np.empty(len(clip) * self.model.hop, np.float32) for clip in clips]
+        start = 0
+        for block in self._blocks([(padded, mask)], speakers, seed, temperature, top_p):
+            stop = start + block.shape[1]
+            for signal, drawn in zip(audio, block, strict=True):
+                signal[start:stop] = drawn[: max(0, len(signal) - start)]
+            advance(sum(len(signal[start:stop]) for signal in audio))
+            start = stop
+        return audio
+
+    def decode_stream(
+        self,
+        codes: Iterable[int | NDArray[np.integer[Any]]],
+        speaker: str,
+        chunk_seconds: float = 0.25,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Iterator[Signal]:
+        """Audio float32 of ``chunk_seconds`` a piece, the last one shorter, while the codes arrive.
+
+        codes: one at a time or in arrays ``[n]``, asked for no earlier than needed. The pieces together are what
+        ``decode`` makes of the codes together. Raises WavevqError as ``decode``, for a code when it arrives.
+        """
+        check_sampling(seed, temperature, top_p)
+        self.speaker(speaker)
+        if not (chunk_seconds > 0 and math.isfinite(chunk_seconds)):
+            raise WavevqError(f"chunk_seconds {chunk_seconds}: must be above 0 and finite")
+        rows = (torch.from_numpy(some)[None] for some in self._arriving(codes))
+        pieces = ((row, torch.ones_like(row, dtype=torch.bool)) for row in rows)
+        blocks = self._blocks(pieces, [speaker], seed, temperature, top_p)
+        return _chunks((block[0] for block in blocks), max(1, round(chunk_seconds * self.rate)))
+
+    def _arriving(self, codes: Iterable[int | NDArray[np.integer[Any]]]) -> Iterator[NDArray[np.int64]]:
+        """Arriving codes as arrays ``[n]``, n >= 1."""
+        none = True
+        for item in codes:
+            some = np.asarray(item)
+            some = some[None] if some.ndim == 0 else some
+            if some.shape != (0,):
+                none = False
+                yield self.check_codes(some)
+        if none:
+            self.check_codes(np.empty(0, np.int64))
+
+    def _blocks(
+        self,
+        codes: Iterable[tuple[Tensor, Tensor]],
+        speakers: Sequence[str],
+        seed: int,
+        temperature: float,
+        top_p: float,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Audio ``[B, n]`` of codes int64 ``[B, F]`` and bool ``[B, F]``, the valid, a block of frames at a time."""
+        label = torch.tensor([self.speaker(name) for name in speakers], device=self.device)
+
+        def noise(start: int, count: int) -> Tensor:
+            return uniform(seed, [0], count, start).expand(len(label), -1)
+
+        there = ((some.to(self.device), mask.to(self.device)) for some, mask in codes)
+        for block in self.model.decode(there, label, noise, self.sampler, temperature, top_p):
+            yield block[:, 0].cpu().numpy()
 
     def decode(
         self,
@@ -136,18 +195,43 @@ class Run:
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[F]``. Raises WavevqError, with ``name``, where they are not this model's."""
         size = self.model.bottleneck.codes
-        refuse_noncodes(codes, name)
+        refuse_noncodes(codes.dtype, codes.shape, name)
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= size:
             raise WavevqError(f"{name}: codes from {low} to {high}; the codebook of {self.folder} has 0 to {size - 1}")
         return codes.astype(np.int64)
 
 
-def load_run(name: str | Path | None = None, device: str | torch.device | None = None) -> Run:
+def _chunks(parts: Iterable[Signal], size: int) -> Iterator[Signal]:
+    """``parts`` cut anew into signals of ``size`` samples and what is left, each as soon as it is whole."""
+    held: list[Signal] = []
+    samples = 0
+    for part in parts:
+        held.append(part)
+        samples += len(part)
+        if samples >= size:
+            signal = np.concatenate(held)
+            left = samples % size
+            yield from np.split(signal[: samples - left], samples // size)
+            held, samples = [signal[samples - left :]], left
+    if samples:
+        yield np.concatenate(held)
+
+
+def load_run(
+    name: str | Path | None = None,
+    device: str | torch.device | None = None,
+    sampler: Backend = "auto",
+    precision: Precision = "bfloat16",
+) -> Run:
     """The run in a folder, or of that name under ``runs/``; None as ``find_run``. Averaged weights, on ``device``.
 
-    device: a GPU where there is one, by default. Raises WavevqError for a folder that is no run or is damaged.
+    device: by default a GPU where there is one, unless the sampler asked for is ``cpu``. sampler and precision: as in
+    ``sampling.choose``. Raises WavevqError for a folder that is no run or is damaged, and a sampler that cannot run.
     """
+    for what, value, known in (("sampler", sampler, BACKENDS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise WavevqError(f"{what} {value}: must be one of {', '.join(known)}")
     folder = find_run(name)
     recipe = read_recipe(folder)
     speakers = read_speakers(folder)
@@ -156,8 +240,10 @@ def load_run(name: str | Path | None = None, device: str | torch.device | None =
         raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
     model = build_model(recipe, len(speakers))
     model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(folder, recipe, speakers, model.eval().to(device), read_state(found[-1])["step"])
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
+    step = read_state(found[-1])["step"]
+    return Run(folder, recipe, speakers, model.eval().to(device), step, choose(sampler, precision, device))
 
 
 def find_run(name: str | Path | None) -> Path:
@@ -221,22 +307,59 @@ def read_codes(source: str | Path | BinaryIO, name: str | None = None) -> NDArra
     name = name or str(source)
     try:
         data = io.BytesIO(Path(source).read_bytes() if isinstance(source, str | Path) else source.read())
-        read_array: Any = np.lib.format.read_array  # not np.load, which takes zip archives and pickles too
-        codes: NDArray[Any] = read_array(data, allow_pickle=False)
     except OSError as error:
         raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:  # of a damaged header
-        raise WavevqError(f"{name}: not a .npy file of codes ({' '.join(str(error).split())})") from None
-    refuse_noncodes(codes, name)
+    frames, dtype = read_header(data, name)
+    whole = data.read(frames * dtype.itemsize)
+    codes: NDArray[np.integer[Any]] = np.frombuffer(whole[: len(whole) // dtype.itemsize * dtype.itemsize], dtype)
+    if len(codes) < frames:
+        raise cut(name, len(codes), frames)
     return codes
 
 
-def refuse_noncodes(codes: NDArray[Any], name: str) -> None:
-    """Raises WavevqError, with ``name``, for what can be no codebook's codes."""
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise WavevqError(f"{name}: holds {codes.dtype}; codes are integers")
-    if codes.ndim != 1 or not len(codes):
-        raise WavevqError(f"{name}: has the shape {list(codes.shape)}; codes are one sequence of at least one")
+def arriving_codes(
+    source: BinaryIO, frames: int, dtype: np.dtype[Any], name: str
+) -> Iterator[NDArray[np.integer[Any]]]:
+    """The codes after a .npy header, one at a time, each as soon as it is there.
+
+    frames and dtype as ``read_header`` returns them. Raises WavevqError where the codes end early.
+    """
+    for frame in range(frames):
+        data = source.read(dtype.itemsize)
+        if len(data) < dtype.itemsize:
+            raise cut(name, frame, frames)
+        yield np.frombuffer(data, dtype)
+
+
+def read_header(source: BinaryIO, name: str) -> tuple[int, np.dtype[Any]]:
+    """How many codes a .npy stream holds and their type; it stands at the first of them then.
+
+    Raises WavevqError, with ``name``, for a stream that holds no codes.
+    """
+    versions: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        version = npy.read_magic(source)
+        if version not in versions:
+            raise ValueError(f"version {version}")
+        shape, _, dtype = versions[version](source)
+    except OSError as error:
+        raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # of a damaged header
+        raise WavevqError(f"{name}: not a .npy file of codes ({' '.join(str(error).split())})") from None
+    refuse_noncodes(dtype, shape, name)
+    return shape[0], dtype
+
+
+def cut(name: str, there: int, frames: int) -> WavevqError:
+    return WavevqError(f"{name}: ends after {there} of {frames} codes")
+
+
+def refuse_noncodes(dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> None:
+    """Raises WavevqError, with ``name``, for the type or the shape of what can be no codebook's codes."""
+    if not np.issubdtype(dtype, np.integer):
+        raise WavevqError(f"{name}: holds {dtype}; codes are integers")
+    if len(shape) != 1 or shape[0] < 1:
+        raise WavevqError(f"{name}: has the shape {list(shape)}; codes are one sequence of at least one")
 
 
 def check_sampling(seed: int, temperature: float, top_p: float) -> None:

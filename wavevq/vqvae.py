@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from wavevq.contracts import Batch, Latents, StepLoss
-from wavevq.decoders import WaveNetDecoder
+from wavevq.contracts import Batch, Latents, Sampler, StepLoss
+from wavevq.decoders import Noise, WaveNetDecoder
 from wavevq.distributed import total, world_size
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.quantizers import VectorQuantizer
@@ -44,16 +45,18 @@ class VqVae(nn.Module):
         latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]))
         return latents
 
-    @torch.no_grad()
     def decode(
-        self, codes: Tensor, label: Tensor, frames: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0
-    ) -> Tensor:
-        """Samples float32 ``[B, 1, F x hop]`` of codes int64 ``[B, F]``.
-
-        label: int64 ``[B]``; frames: bool ``[B, F]``, the valid ones; noise: uniform ``[B, F x hop]``.
-        """
-        z = self.bottleneck.lookup(codes)
-        return self.decoder.sample(z, label, noise, temperature, top_p, frames)
+        self,
+        codes: Iterable[tuple[Tensor, Tensor]],
+        label: Tensor,
+        noise: Noise,
+        sampler: Sampler,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Iterator[Tensor]:
+        """Samples float32 ``[B, 1, n x hop]`` of codes int64 ``[B, n]`` as they come, otherwise ``decoder.stream``."""
+        latents = ((self.bottleneck.lookup(some), frames) for some, frames in codes)
+        return self.decoder.stream(latents, label, noise, self.hop, sampler, temperature, top_p)
 
     def training_loss(self, batch: Batch) -> StepLoss:
         """Negative log-likelihood in nats a sample plus the bottleneck's loss.

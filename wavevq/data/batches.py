@@ -18,7 +18,7 @@ from wavevq.data.store import Store, StoredClip
 from wavevq.errors import WavevqError
 from wavevq.noise import OFFSETS, ORDER, derived, uniform
 
-PADDING = 0.2  # share of a batch of whole clips that may be padding
+PADDING = 0.2  # share of a batch of whole clips that may be padding, on which the time is wasted
 
 
 class Crops:
@@ -90,9 +90,8 @@ class WholeClips(Sequence[Batch]):
 
 
 def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> WholeClips:
-    """The whole clips of a split, sorted by length, at most ``batch`` at a time; x float32 ``[B, 1, T]``.
+    """The whole clips of a split, ``grouped`` by length, at most ``batch`` at a time; x float32 ``[B, 1, T]``.
 
-    A batch ends early where more than PADDING of it would be padding, on which the time would be wasted.
     T is the longest of the batch rounded up to a multiple of ``hop``. index is the clip's place in
     ``store.split(split)``. ``limit`` takes that many, evenly spread over the split (sorted by name, so over its
     speakers too). The label is -1 where the speaker was not in training (val_unseen).
@@ -100,16 +99,22 @@ def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int
     clips = store.split(split)
     count = len(clips) if limit is None else min(limit, len(clips))
     chosen = [(2 * i + 1) * len(clips) // (2 * count) for i in range(count)]
-    chosen.sort(key=lambda i: (clips[i].length, i))
-    members: list[list[int]] = [[]]
-    for i in chosen:
-        joined = [*members[-1], i]
-        heard = sum(clips[j].length for j in joined)
-        if members[-1] and (len(joined) > batch or heard < (1 - PADDING) * len(joined) * clips[i].length):
-            members.append([])
-        members[-1].append(i)
-    members = [one for one in members if one]  # a split without clips has no batch
+    members = [[chosen[place] for place in group] for group in grouped([clips[i].length for i in chosen], batch)]
     return WholeClips(store, clips, members, hop)
+
+
+def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Places in ``lengths``, sorted by length, at most ``most`` of them and PADDING of padding in a group."""
+    groups: list[list[int]] = []
+    heard = 0
+    for place in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+        heard += lengths[place]
+        size = len(groups[-1]) + 1 if groups else 0
+        if not 0 < size <= most or heard < (1 - PADDING) * size * lengths[place]:
+            groups.append([])
+            heard = lengths[place]
+        groups[-1].append(place)
+    return groups
 
 
 def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: int, index: list[int]) -> Batch:

@@ -9,6 +9,7 @@ from wavevq.evaluate.report import spectrogram_figure, usage_figure
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.noise import uniform
 from wavevq.recipe import Evaluation
+from wavevq.sampling import choose
 from wavevq.train.log import Clip, Validation
 from wavevq.vqvae import VqVae
 
@@ -64,7 +65,8 @@ class Validator:
             latents = self.model.encode(x, lengths)
             noise = uniform(self.seed, batch.index.tolist(), x.shape[-1]).to(device)
             frames = valid(frames_of(lengths, self.model.hop), latents.z.shape[1])
-            drawn = self.model.decoder.sample(latents.z, batch.label.to(device), noise, frames=frames)
+            sampler = choose("auto", device=device)
+            drawn = self.model.decoder.sample(latents.z, batch.label.to(device), noise, sampler, frames=frames)
             for row, length in enumerate(lengths.tolist()):
                 name = self.store.split("val")[int(batch.index[row])].name
                 for kind, audio in (("original", x), ("reconstruction, sampled", drawn)):
