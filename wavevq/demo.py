@@ -33,7 +33,7 @@ from wavevq.train.log import read_metrics
 from wavevq.train.loop import Interrupted
 
 CLIPS = 30  # held-out clips that are sampled: with six voices each pair of source and target comes once
-SECONDS = 1.5  # of each: the sampler takes one sample of all clips at a time
+SECONDS = 1.5  # of each
 HEARD = 3  # clips on the page
 PLAIN = (
     "Minutes of training show that training works: held-out bits/sample fall, codes and speaker are used. They do not "
@@ -82,7 +82,7 @@ def demonstrate(recipe: Recipe, folder: Path, console: Console) -> Path:
     run = trained(recipe, folder / "run", console)
     store = build_store(recipe)
     said = utterances(run, store)
-    console.print(f"sampling {3 * len(said)} clips of {SECONDS:g} s, all at once: up to a minute", highlight=False)
+    console.print(f"sampling {3 * len(said)} clips of {SECONDS:g} s, all at once: {run.sampler}", highlight=False)
     clips = versions(run, said)
     console.print("judging them by probes that have learned from real recordings", highlight=False)
     rows = judged(run, store, said, clips)
