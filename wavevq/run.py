@@ -25,13 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavevq.audio import Recording, Signal, normalise, replacing
-from wavevq.build import build_model
+from wavevq.build import build_model, build_prior
 from wavevq.contracts import Sampler
 from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
-from wavevq.noise import uniform
+from wavevq.nn.wavenet import WaveNet
+from wavevq.noise import CODES, derived, uniform
+from wavevq.prior import Prior
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.sampling import BACKENDS, PRECISIONS, Backend, Precision, choose
+from wavevq.sampling.transformer import Cached
 from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
 from wavevq.vqvae import VqVae
 
@@ -44,7 +47,8 @@ PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
 class Run:
     """A trained model and what belongs to it.
 
-    step: training steps that its weights have seen. sampler: what draws the samples.
+    step: training steps that its weights have seen. sampler: what draws the samples. prior: of codes, with what draws
+    from it, or None where none has been trained.
     """
 
     folder: Path
@@ -53,6 +57,7 @@ class Run:
     model: VqVae
     step: int
     sampler: Sampler
+    prior: tuple[Prior, Sampler] | None = None
 
     @property
     def rate(self) -> int:
@@ -87,11 +92,13 @@ class Run:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        streams: Sequence[int] | None = None,
         advance: Callable[[int], object] = lambda samples: None,
     ) -> list[Signal]:
         """Audio float32 ``[F x hop]`` of several clips' codes at once.
 
-        Every clip draws from stream 0 of ``seed``, as it does alone: a batch changes none, to the last bit. advance:
+        Every clip draws from stream 0 of ``seed``, or its own of ``streams``, as it does alone: a batch changes none,
+        to the last bit. advance:
         called after each block of frames with how many samples it has brought, all clips together.
         """
         check_sampling(seed, temperature, top_p)
@@ -102,13 +109,44 @@ class Run:
         mask = valid(torch.tensor([len(clip) for clip in clips]), padded.shape[1])
         audio = [np.empty(len(clip) * self.model.hop, np.float32) for clip in clips]
         start = 0
-        for block in self._blocks([(padded, mask)], speakers, seed, temperature, top_p):
+        for block in self._blocks([(padded, mask)], speakers, seed, temperature, top_p, streams):
             stop = start + block.shape[1]
             for signal, drawn in zip(audio, block, strict=True):
                 signal[start:stop] = drawn[: max(0, len(signal) - start)]
             advance(sum(len(signal[start:stop]) for signal in audio))
             start = stop
         return audio
+
+    @torch.no_grad()
+    def sample_codes(
+        self,
+        speakers: Sequence[str | None],
+        frames: int,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prime: NDArray[np.integer[Any]] | None = None,
+    ) -> list[NDArray[np.int64]]:
+        """New codes int64 ``[n]`` from the prior, n <= ``frames``; the i-th clip draws from stream i of ``seed``.
+
+        speakers: of each clip, None for nobody's in particular. prime: codes ``[P]`` that every clip goes on from, not
+        returned. Raises WavevqError where the run has no prior, or one that cannot do what is asked.
+        """
+        check_sampling(seed, temperature, top_p)
+        if self.prior is None:
+            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+        prior, sampler = self.prior
+        if None in speakers and prior.labels and not prior.drop:
+            raise WavevqError(f"{self.folder}: its prior was never trained without a speaker; name one")
+        known = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
+        label = torch.tensor(known, device=self.device)
+        noise = uniform(derived(seed, CODES), range(len(speakers)), frames).to(self.device)
+        prefix = None
+        if prime is not None:
+            prefix = torch.from_numpy(self.check_codes(prime)).to(self.device).expand(len(speakers), -1)
+        drawn = prior.sample(label, noise, sampler, temperature, top_p, prefix)
+        return [one.cpu().numpy() for one in drawn]
 
     def decode_stream(
         self,
@@ -153,12 +191,15 @@ class Run:
         seed: int,
         temperature: float,
         top_p: float,
+        streams: Sequence[int] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """Audio ``[B, n]`` of codes int64 ``[B, F]`` and bool ``[B, F]``, the valid, a block of frames at a time."""
         label = torch.tensor([self.speaker(name) for name in speakers], device=self.device)
 
         def noise(start: int, count: int) -> Tensor:
-            return uniform(seed, [0], count, start).expand(len(label), -1)
+            if streams is None:
+                return uniform(seed, [0], count, start).expand(len(label), -1)
+            return uniform(seed, streams, count, start)
 
         there = ((some.to(self.device), mask.to(self.device)) for some, mask in codes)
         for block in self.model.decode(there, label, noise, self.sampler, temperature, top_p):
@@ -243,7 +284,20 @@ def load_run(
     if device is None:
         device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
     step = read_state(found[-1])["step"]
-    return Run(folder, recipe, speakers, model.eval().to(device), step, choose(sampler, precision, device))
+    chosen = choose(sampler, precision, device)
+    prior = _load_prior(folder, recipe, len(speakers), device, chosen)
+    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, prior)
+
+
+def _load_prior(
+    folder: Path, recipe: Recipe, speakers: int, device: str | torch.device, sampler: Sampler
+) -> tuple[Prior, Sampler] | None:
+    found = checkpoints(folder / PRIOR / CHECKPOINTS)
+    if recipe.prior is None or not found:
+        return None
+    prior = build_prior(recipe, recipe.prior, speakers)
+    prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
+    return prior.eval().to(device), sampler if isinstance(prior.network, WaveNet) else Cached()
 
 
 def find_run(name: str | Path | None) -> Path:

@@ -1,0 +1,91 @@
+"""Speech from nothing: codes from the prior, audio from the codes, written with a page to listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from wavevq.audio import Recording, Signal
+from wavevq.errors import WavevqError
+from wavevq.evaluate.report import Report, Take
+from wavevq.files import CODES, Sampling, Told, write_audio, write_codes
+from wavevq.noise import VOICES, derived, uniform
+from wavevq.run import Run
+
+AT_ONCE = 32  # clips drawn together
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A new clip: its codes ``[F]``, prime included, its audio, and whose voice it is."""
+
+    name: str
+    speaker: str
+    codes: NDArray[np.int64]
+    audio: Signal
+
+
+def sample(
+    run: Run, folder: Path, count: int, seconds: float, sampling: Sampling, prime: Recording | None, console: Console
+) -> list[Sampled]:
+    """Draw ``count`` clips of at most ``seconds`` and write them below ``folder``: wav, codes and a page.
+
+    sampling.speaker "" draws each clip's speaker by the seed. prime: a recording that every clip goes on from.
+    Raises WavevqError for a folder that has such files already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise WavevqError(f"{folder}: is not empty; name another folder")
+    frames = round(seconds * run.rate / run.recipe.hop)
+    if frames < 1:
+        raise WavevqError(f"seconds {seconds:g}: must hold a code, {run.recipe.hop / run.rate:g} s")
+    given = None if prime is None else run.encode(prime)
+    told = Told("sampled", "sampling", console)
+    speakers = [sampling.speaker] * count if sampling.speaker else drawn_speakers(run, count, sampling.seed)
+    clips: list[Sampled] = []
+    with told.timing():
+        every = run.sample_codes(speakers, frames, prime=given, **sampling.how)
+        codes = every if given is None else [np.concatenate([given, one]) for one in every]
+        for start in range(0, count, AT_ONCE):
+            some = range(start, min(count, start + AT_ONCE))
+            # A clip that ended at once has nothing to be decoded.
+            said = [i for i in some if len(codes[i])]
+            audio = run.decode_batch(
+                [codes[i] for i in said], [speakers[i] for i in said], streams=said, **sampling.how
+            )
+            signals = dict(zip(said, audio, strict=True))
+            nothing = np.zeros(0, np.float32)
+            clips += [Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, nothing)) for i in some]
+    for clip in clips:
+        write_audio(folder / f"{clip.name}.wav", clip.audio, run.rate)
+        write_codes(folder / f"{clip.name}{CODES}", clip.codes)
+        told.add(len(clip.audio) / run.rate)
+    page(run, clips, folder / PAGE)
+    told.end()
+    console.print(f"written: {folder / PAGE}", soft_wrap=True, highlight=False)
+    return clips
+
+
+def drawn_speakers(run: Run, count: int, seed: int) -> list[str]:
+    """A speaker for each clip, by the seed."""
+    draws = uniform(derived(seed, VOICES), range(count), 1)[:, 0]
+    return [run.speakers[int(u * len(run.speakers))] for u in draws.tolist()]
+
+
+def page(run: Run, clips: Sequence[Sampled], path: Path) -> Path:
+    """A page to listen to."""
+    report = Report(f"Sampled from {run.folder.name}")
+    report.text("New codes from the prior, and what the decoder makes of them: nobody has said this.")
+    rows: list[tuple[Any, ...]] = [
+        (clip.name, clip.speaker, len(clip.codes), f"{len(clip.audio) / run.rate:.2f} s") for clip in clips
+    ]
+    report.table(("clip", "speaker", "codes", "length"), rows)
+    heard = [clip for clip in clips if len(clip.audio)]
+    report.listen("Clips", [Take(f"{clip.name}, {clip.speaker}", "sampled", clip.audio, run.rate) for clip in heard])
+    return report.write(path)
