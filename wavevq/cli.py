@@ -159,7 +159,8 @@ def decode(
     """Codes to audio: CODES.npy OUT.wav.
 
     OUT is mono at the model's rate, in the format of its suffix; a - is raw 16-bit little-endian samples on
-    standard output. Several inputs and folders want --out DIR.
+    standard output, written as they are made, and with - as CODES while codes arrive. Several inputs and folders
+    want --out DIR.
     """
     from wavevq import files
 
@@ -180,7 +181,7 @@ def convert(
     """Audio in another voice: IN.wav [OUT.wav], by default IN_S.wav beside it.
 
     OUT lasts as long as IN, mono at the model's rate, in the format of its suffix; a - is raw 16-bit
-    little-endian samples on standard output. Several inputs and folders want --out DIR.
+    little-endian samples on standard output, written as they are made. Several inputs and folders want --out DIR.
     """
     from wavevq import files
 
