@@ -32,6 +32,7 @@ FLOORS = {
     "run": 6,
     "experiment": 7,
     "files": 7,
+    "generate": 8,
     "demo": 8,
     "cli": 9,
 }

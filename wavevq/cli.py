@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from wavevq.experiment import Stage
     from wavevq.recipe import Recipe
     from wavevq.run import Run
     from wavevq.sampling import Backend, Precision
@@ -56,10 +57,10 @@ def main() -> None:
 @main.command()
 @click.argument("recipe")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: train.steps=200.")
-@click.option("--stage", type=click.Choice(["vqvae"]), expose_value=False, help="Train this stage alone.")
+@click.option("--stage", type=click.Choice(["vqvae", "prior"]), help="Train this stage alone, not one after another.")
 @click.option("--run", metavar="FOLDER", help="Run folder to write; by default runs/RECIPE-TIME.")
 @click.option("--resume", is_flag=True, help="Go on with --run, by default with the recipe's newest run.")
-def train(recipe: str, overrides: tuple[str, ...], run: str | None, resume: bool) -> None:
+def train(recipe: str, overrides: tuple[str, ...], stage: Stage | None, run: str | None, resume: bool) -> None:
     """Train what the YAML file RECIPE says.
 
     \b
@@ -75,12 +76,14 @@ def train(recipe: str, overrides: tuple[str, ...], run: str | None, resume: bool
     if run is not None:
         folder = _named(run)
     else:
-        folder = experiment.newest_folder(recipe) if resume else experiment.new_folder(recipe)
+        newest = resume or stage == "prior"
+        folder = experiment.newest_folder(recipe) if newest else experiment.new_folder(recipe)
     try:
-        experiment.train(plan, folder, resume, _console(stderr=False))
+        experiment.train(plan, folder, resume, _console(stderr=False), stage)
     except Interrupted as stopped:
         sets = [word for override in overrides for word in ("--set", override)]
-        again = shlex.join(["wavevq", "train", recipe, *sets, "--run", str(stopped), "--resume"])
+        only = ["--stage", stage] if stage else []
+        again = shlex.join(["wavevq", "train", recipe, *sets, *only, "--run", str(stopped), "--resume"])
         click.echo(f"wavevq: stopped and saved; to go on: {again}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
@@ -126,10 +129,12 @@ def _sampling(command: F) -> F:
         click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest classes."),
         click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1 is less random."),
         click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal audio."),
-        click.option("--speaker", required=True, metavar="S", help="Whose voice; wavevq info lists them."),
     ):
         command = option(command)
     return command
+
+
+_SPEAKER = click.option("--speaker", required=True, metavar="S", help="Whose voice; wavevq info lists them.")
 
 
 @main.command()
@@ -151,6 +156,7 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
 
 @main.command()
 @_paths
+@_SPEAKER
 @_sampling
 @_run
 def decode(
@@ -173,6 +179,7 @@ def decode(
 
 @main.command()
 @_paths
+@_SPEAKER
 @_sampling
 @_run
 def convert(
@@ -199,6 +206,35 @@ def convert(
         streams=_streams(),
     )
     files.convert(trained, jobs, sampling, console)
+
+
+@main.command()
+@click.argument("folder", metavar="[OUTDIR]", default="samples")
+@click.option("--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many clips.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
+@click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
+@click.option("--speaker", metavar="S", help="Whose voice; by default each clip's is drawn by the seed.")
+@_sampling
+@_run
+def sample(
+    folder: str,
+    count: int,
+    seconds: float,
+    prime: str | None,
+    speaker: str | None,
+    run: str | None,
+    sampler: Backend,
+    precision: Precision,
+    **how: Any,
+) -> None:
+    """Speech from nothing: new codes from the run's prior, as audio, codes and a page in OUTDIR."""
+    from wavevq import generate
+    from wavevq.audio import read
+
+    console = _console()
+    trained = _load(run, console, sampler, precision)
+    begun = read(prime) if prime else None
+    generate.sample(trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, **how)
 
 
 def _load(name: str | None, console: Console, sampler: Backend | None = None, precision: Precision = "bfloat16") -> Run:

@@ -14,7 +14,7 @@ from rich.console import Console
 from wavevq.audio import Recording, Signal
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Sampling, Told, write_audio, write_codes
+from wavevq.files import CODES, Told, write_audio, write_codes
 from wavevq.noise import VOICES, derived, uniform
 from wavevq.run import Run
 
@@ -33,32 +33,38 @@ class Sampled:
 
 
 def sample(
-    run: Run, folder: Path, count: int, seconds: float, sampling: Sampling, prime: Recording | None, console: Console
+    run: Run,
+    folder: Path,
+    count: int,
+    seconds: float,
+    console: Console,
+    *,
+    speaker: str | None = None,
+    prime: Recording | None = None,
+    **how: Any,
 ) -> list[Sampled]:
     """Draw ``count`` clips of at most ``seconds`` and write them below ``folder``: wav, codes and a page.
 
-    sampling.speaker "" draws each clip's speaker by the seed. prime: a recording that every clip goes on from.
-    Raises WavevqError for a folder that has such files already.
+    speaker: whose voice; None draws each clip's by the seed. prime: a recording that every clip goes on from. how: the
+    keywords of ``Run.decode``. Raises WavevqError for a folder that holds something.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise WavevqError(f"{folder}: is not empty; name another folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WavevqError(f"{folder}: is there already; name an empty folder or a new one")
     frames = round(seconds * run.rate / run.recipe.hop)
     if frames < 1:
         raise WavevqError(f"seconds {seconds:g}: must hold a code, {run.recipe.hop / run.rate:g} s")
     given = None if prime is None else run.encode(prime)
     told = Told("sampled", "sampling", console)
-    speakers = [sampling.speaker] * count if sampling.speaker else drawn_speakers(run, count, sampling.seed)
+    speakers = drawn_speakers(run, count, how.get("seed", 0)) if speaker is None else [speaker] * count
     clips: list[Sampled] = []
     with told.timing():
-        every = run.sample_codes(speakers, frames, prime=given, **sampling.how)
+        every = run.sample_codes(speakers, frames, prime=given, **how)
         codes = every if given is None else [np.concatenate([given, one]) for one in every]
         for start in range(0, count, AT_ONCE):
             some = range(start, min(count, start + AT_ONCE))
             # A clip that ended at once has nothing to be decoded.
             said = [i for i in some if len(codes[i])]
-            audio = run.decode_batch(
-                [codes[i] for i in said], [speakers[i] for i in said], streams=said, **sampling.how
-            )
+            audio = run.decode_batch([codes[i] for i in said], [speakers[i] for i in said], streams=said, **how)
             signals = dict(zip(said, audio, strict=True))
             nothing = np.zeros(0, np.float32)
             clips += [Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, nothing)) for i in some]
