@@ -15,6 +15,7 @@ from wavevq.nn.wavenet import WaveNet
 ROWS = 16  # streams a program: the least that a tensor core multiplies
 STEPS_A_LAUNCH = 8192  # well under a second: a display's driver kills kernels of several, and Ctrl-C waits for one
 SHARED = 0.85  # of a program's shared memory for what the pipeline brings; the rest is for exchange between threads
+FOREVER = 1 << 30  # positions repeat after it, a multiple of every ring's length: they fit into 32 bits
 TINY = 1e-30  # a float32 that is not zero
 
 
@@ -41,8 +42,8 @@ class Packed:
     Matrices in the precision of the weights, row-major, the rest float32; widths padded with zeros to powers of two,
     16 or more, written with a prime. taps: ``[L, k, R', W', 2]``, filter beside gate. residual: ``[L, W', R']``, the
     last layer's zero. skip: ``[L, W', S']``. hidden: ``[S', H']``. output: ``[H', Q']``. embedding: ``[Q + 1, R']``,
-    the last row zero, the input before the first sample. schedule: int32 ``[2, L]``, each layer's dilation and the
-    first slot of its ring. slots: those of all rings.
+    the last row zero, the input before the first sample. schedule: int32 ``[3, L']``, each layer's dilation, and
+    the first slot and the length of its ring. slots: those of all rings.
     """
 
     embedding: Tensor
@@ -61,7 +62,8 @@ class Packed:
 class State:
     """A packed network and where its streams stand.
 
-    rings: float32 ``[groups, slots, ROWS, R']``, each layer's past inputs, a ring of (k - 1) x dilation + 1 slots.
+    rings: float32 ``[groups, slots, ROWS, R']``, each layer's past inputs at their time modulo the ring's
+    length, which is a power of two above (k - 1) x dilation.
     present: int32 ``[groups x ROWS]``, the class that is the next input, Q before the first. position: samples so far.
     """
 
@@ -123,7 +125,7 @@ def pack(weights: WaveNet, precision: str) -> Packed:
     """The network as the kernel reads it, matrices in ``precision``, on the device of the weights."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     past = weights.taps.shape[1] - 1
-    lengths = [past * dilation + 1 for dilation in weights.dilations]
+    lengths = [1 << (past * dilation).bit_length() for dilation in weights.dilations]
     starts = [sum(lengths[:layer]) for layer in range(len(lengths))]
     taps = _padded(torch.stack(weights.taps.chunk(2, -1), 2), 2)
     residual = F.pad(weights.residual, (0, 0, 0, 0, 0, 1))
@@ -136,7 +138,7 @@ def pack(weights: WaveNet, precision: str) -> Packed:
         hidden_bias=_padded(weights.hidden.bias, 1),
         output=_padded(weights.output.weight.t(), 2).to(dtype),
         output_bias=_padded(weights.output.bias, 1),
-        schedule=torch.tensor([weights.dilations, starts], dtype=torch.int32, device=weights.taps.device),
+        schedule=_padded(torch.tensor([weights.dilations, starts, lengths]), 1).int().to(weights.taps.device),
         slots=sum(lengths),
     )
 
@@ -177,11 +179,11 @@ def _launch(
                 net.embedding, net.taps, net.residual, net.skip,
                 net.hidden, net.hidden_bias, net.output, net.output_bias,
                 net.schedule, state.rings, state.present, paired, noise, classes, logits,
-                batch, frames, steps // frames, state.position,
+                batch, frames, steps // frames, state.position % FOREVER,
                 begin, min(steps, begin + STEPS_A_LAUNCH), steps, given, given if logits is None else 0,
-                max(temperature, TINY), max(top_p, TINY),
+                max(float(temperature), TINY), max(float(top_p), TINY),
                 LAYERS=layers, TAPS=kernel, SLOTS=net.slots, CLASSES=weights.classes, GATE=weights.gate,
-                R=r, W=w, S=s, H=h, Q=q, W_TILE=w_tile, H_TILE=h_tile, ROWS=ROWS,
+                L=net.schedule.shape[1], R=r, W=w, S=s, H=h, Q=q, W_TILE=w_tile, H_TILE=h_tile, ROWS=ROWS,
                 num_warps=4 if widest <= 256 else 8 if widest <= 1024 else 16, num_stages=stages,
             )  # fmt: skip
     state.position += steps
