@@ -127,26 +127,26 @@ def pack(weights: WaveNet, precision: str) -> Packed:
     past = weights.taps.shape[1] - 1
     lengths = [1 << (past * dilation).bit_length() for dilation in weights.dilations]
     starts = [sum(lengths[:layer]) for layer in range(len(lengths))]
-    taps = _padded(torch.stack(weights.taps.chunk(2, -1), 2), 2)
-    residual = F.pad(weights.residual, (0, 0, 0, 0, 0, 1))
+    taps = _padded(torch.stack(weights.taps.chunk(2, -1), 2), 2, dtype)
+    schedule = _padded(torch.tensor([weights.dilations, starts, lengths]), 1, torch.int32)
     return Packed(
-        embedding=_padded(F.pad(weights.embedding, (0, 0, 0, 1)), 1),
-        taps=taps.movedim(2, -1).to(dtype).contiguous(),
-        residual=_padded(residual, 2).to(dtype),
-        skip=_padded(weights.skip, 2).to(dtype),
-        hidden=_padded(weights.hidden.weight.t(), 2).to(dtype),
-        hidden_bias=_padded(weights.hidden.bias, 1),
-        output=_padded(weights.output.weight.t(), 2).to(dtype),
-        output_bias=_padded(weights.output.bias, 1),
-        schedule=_padded(torch.tensor([weights.dilations, starts, lengths]), 1).int().to(weights.taps.device),
+        embedding=_padded(F.pad(weights.embedding, (0, 0, 0, 1)), 1, torch.float32),
+        taps=taps.movedim(2, -1).contiguous(),
+        residual=_padded(F.pad(weights.residual, (0, 0, 0, 0, 0, 1)), 2, dtype),
+        skip=_padded(weights.skip, 2, dtype),
+        hidden=_padded(weights.hidden.weight.t(), 2, dtype),
+        hidden_bias=_padded(weights.hidden.bias, 1, torch.float32),
+        output=_padded(weights.output.weight.t(), 2, dtype),
+        output_bias=_padded(weights.output.bias, 1, torch.float32),
+        schedule=schedule.to(weights.taps.device),
         slots=sum(lengths),
     )
 
 
-def _padded(x: Tensor, axes: int) -> Tensor:
-    """x as float32 with its last ``axes`` axes padded with zeros to powers of two, 16 or more."""
+def _padded(x: Tensor, axes: int, dtype: torch.dtype) -> Tensor:
+    """x in ``dtype`` with its last ``axes`` axes padded with zeros to powers of two, 16 or more."""
     missing = [max(16, 1 << (size - 1).bit_length()) - size for size in x.shape[-axes:]]
-    return F.pad(x.detach().float(), [n for size in reversed(missing) for n in (0, size)]).contiguous()
+    return F.pad(x.detach().to(dtype), [n for size in reversed(missing) for n in (0, size)]).contiguous()
 
 
 def _launch(
