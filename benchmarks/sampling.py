@@ -109,10 +109,20 @@ def usual(size: Size, batch: int, count: int) -> tuple[str, Callable[[], object]
         cin_channels=COND,
         weight_normalization=False,
     ).eval()
-    # It picks one class only for one stream; several get the probabilities fed back, which costs it less.
+    if batch > 1:  # it draws for one stream only; for several a last layer of ours does
+        net.last_conv_layers.append(Draw())
+    own = batch == 1
     return "wavenet_vocoder 0.1.1", torch.no_grad()(
-        lambda: net.incremental_forward(test_inputs=start, c=c, T=count, quantize=batch == 1)
+        lambda: net.incremental_forward(test_inputs=start, c=c, T=count, softmax=own, quantize=own)
     )
+
+
+class Draw(nn.Module):
+    """Logits ``[..., Q]`` to a drawn class, one-hot."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        drawn = torch.multinomial(logits.flatten(0, -2).softmax(-1), 1).view(logits.shape[:-1])
+        return F.one_hot(drawn, logits.shape[-1]).float()
 
 
 class Incremental(nn.Module):
@@ -128,7 +138,7 @@ class Incremental(nn.Module):
         self.condition = nn.ModuleList(linear(COND, 2 * size.gate, bias=False) for _ in self.dilations)
         self.out = nn.ModuleList(linear(size.gate, size.residual) for _ in self.dilations)
         self.skip = nn.ModuleList(linear(size.gate, size.skip) for _ in self.dilations)
-        self.last = nn.ModuleList([linear(size.skip, size.skip), linear(size.skip, size.classes)])
+        self.last = nn.ModuleList([linear(size.skip, size.skip), linear(size.skip, size.classes), Draw()])
 
     @torch.no_grad()
     def draw(self, x: Tensor, c: Tensor) -> None:
@@ -145,9 +155,8 @@ class Incremental(nn.Module):
                 gated = torch.tanh(a) * torch.sigmoid(b)
                 total = total + skip(gated)
                 h = (h + out(gated)) * 0.5**0.5
-            hidden, logits = self.last
-            probability = logits(F.relu(hidden(F.relu(total)))).softmax(-1)
-            x = F.one_hot(torch.multinomial(probability, 1)[:, 0], self.size.classes).float()
+            hidden, logits, pick = self.last
+            x = pick(logits(F.relu(hidden(F.relu(total)))))
 
 
 # --- figures ------------------------------------------------------------------------------------------------

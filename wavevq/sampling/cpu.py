@@ -78,10 +78,10 @@ def pack(weights: WaveNet, precision: str) -> Packed:
     """The network as the kernel reads it; ``precision`` is that of the matrices."""
     layers, taps, residual, gates = weights.taps.shape
     width, skip = gates // 2, weights.skip.shape[2]
-    row = _up(residual, LANES)
+    row = _up(residual, PANEL)
     padded = _padded_gates(weights.taps.detach(), 2 * _up(width, LANES))
     # Residual beside skip; the last layer's residual output, which does not exist, becomes zero.
-    out = torch.zeros(layers, width, _up(row + skip, PANEL))
+    out = torch.zeros(layers, width, row + _up(skip, PANEL))
     out[:-1, :, :residual] = weights.residual.detach()
     out[:, :, row : row + skip] = weights.skip.detach()
     return Packed(

@@ -49,8 +49,8 @@ class Widths(NamedTuple):
 class Packed(NamedTuple):
     """A network as the loops read it: flat arrays, made by ``cpu.pack``.
 
-    A prime is a width rounded up to whole vectors, with zeros. A matrix is ``[panels, rows, words]``, words being
-    PANEL float32, or LANES uint32 of two bfloat16 each.
+    A prime is a width rounded up to whole vectors, R' and S' to whole panels, with zeros. A matrix is ``[panels,
+    rows, words]``, words being PANEL float32, or LANES uint32 of two bfloat16 each.
     embedding: ``[Q + 1, R']``, the last row the zero input before the first sample. past: ``[L, k - 1]`` matrices of
     R rows and 2W' columns, the oldest tap first; now: L such; out: L of W rows and N = R' + S' columns, the residual
     beside the skip; hidden, S rows, and output, H rows; biases ``[H']`` and ``[Q']``. dilations: ``[L]``.
@@ -231,23 +231,29 @@ def _tile(
 
 
 @_emitted
-def _gate(typing: Any, out: Any, out_at: Any, gates: Any, gates_at: Any, width: Any) -> Any:
-    """out = tanh(f) sigmoid(g) for LANES values, f at ``gates_at`` and g ``width`` further; absolute error < 3e-7.
+def _gate(typing: Any, out: Any, out_at: Any, gates: Any, at: Any, cond: Any, cond_at: Any, width: Any) -> Any:
+    """out = tanh(f) sigmoid(g) for LANES values; absolute error < 3e-7.
 
+    f: the gates at ``at`` and cond at ``cond_at``, added; g: those ``width`` further.
     (1 - a) / ((1 + a) (1 + b)) with a = e^-2f and b = e^-g: one division for both.
     """
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        source = _address(context, builder, signature.args[2], given[2], given[3])
-        f = _clamp(builder, _load(builder, source, 0, _VECTOR), -10, 10)
-        g = _clamp(builder, _load(builder, builder.gep(source, [given[4]]), 0, _VECTOR), -40, 40)
+        kinds = signature.args
+        sources = [_address(context, builder, kinds[i], given[i], given[i + 1]) for i in (2, 4)]
+
+        def added(offset: Any) -> Any:
+            return builder.fadd(*(_load(builder, builder.gep(one, [offset]), 0, _VECTOR) for one in sources))
+
+        f = _clamp(builder, added(given[6].type(0)), -10, 10)
+        g = _clamp(builder, added(given[6]), -40, 40)
         a, b = _exp(builder, f, -2), _exp(builder, g, -1)
         below = builder.fmul(builder.fadd(_all(1), a), builder.fadd(_all(1), b))
         value = builder.fdiv(builder.fsub(_all(1), a), below)
-        _store(builder, value, _address(context, builder, signature.args[0], given[0], given[1]), 0)
+        _store(builder, value, _address(context, builder, kinds[0], given[0], given[1]), 0)
         return context.get_dummy_value()
 
-    return types.none(out, types.intp, gates, types.intp, types.intp), generate
+    return types.none(out, types.intp, gates, types.intp, cond, types.intp, types.intp), generate
 
 
 @_emitted
@@ -297,20 +303,6 @@ def _copy(typing: Any, out: Any, out_at: Any, x: Any, x_at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(out, types.intp, x, types.intp), generate
-
-
-@_emitted
-def _sum(typing: Any, out: Any, out_at: Any, a: Any, a_at: Any, b: Any, b_at: Any) -> Any:
-    """out = a + b for LANES values."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        one = _load(builder, _address(context, builder, signature.args[2], given[2], given[3]), 0, _VECTOR)
-        two = _load(builder, _address(context, builder, signature.args[4], given[4], given[5]), 0, _VECTOR)
-        place = _address(context, builder, signature.args[0], given[0], given[1])
-        _store(builder, builder.fadd(one, two), place, 0)
-        return context.get_dummy_value()
-
-    return types.none(out, types.intp, a, types.intp, b, types.intp), generate
 
 
 # --- loops --------------------------------------------------------------------------------------------------
@@ -396,11 +388,8 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
                 multiply(
                     gates, START, w.gates, streams.rings, at, ring, net.past, matrix, w.words, rows, w.residual, w.gates
                 )
-        for i in range(rows):
-            given = (((first + i) * frames + frame) * layers + layer) * w.gates
-            for c in range(0, w.gates, LANES):
-                _sum(gates, i * w.gates + c, gates, i * w.gates + c, cond, given + c)
-            if w.past:
+        if w.past:
+            for i in range(rows):
                 slot = (first + i) * ring + streams.starts[layer] + (position & (streams.sizes[layer] - 1)) * w.row
                 for c in range(0, w.row, LANES):
                     _copy(streams.rings, slot + c, stream, i * w.stream + c)
@@ -409,9 +398,14 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
         )
         width = w.gates // 2
         for i in range(rows):
+            given = (((first + i) * frames + frame) * layers + layer) * w.gates
             for c in range(0, width, LANES):
-                _gate(gated, i * width + c, gates, i * w.gates + c, width)
-        multiply(stream, START, w.stream, gated, START, width, net.out, layer * out, w.words, rows, w.gate, w.stream)
+                _gate(gated, i * width + c, gates, i * w.gates + c, cond, given + c, width)
+        # The last layer's residual output would reach nothing: its zeros are left out.
+        skipped = w.row if layer == layers - 1 else START
+        at = layer * out + skipped * w.gate * w.words // PANEL
+        columns = w.stream - skipped
+        multiply(stream, skipped, w.stream, gated, START, width, net.out, at, w.words, rows, w.gate, columns)
 
 
 @_compiled
