@@ -26,7 +26,7 @@ from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import uniform
 from wavevq.sampling import choose, gpu
 from wavevq.sampling.gpu import Gpu, usable
-from wavevq.sampling.reference import rounded, step
+from wavevq.sampling.reference import Reference, rounded, step
 from wavevq.sampling.reference import start as reference_start
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -212,6 +212,7 @@ def test_no_stream_and_no_sample() -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_every_check_holds_through_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", __file__],
@@ -271,6 +272,7 @@ def test_compiles_for_an_h200_and_fits_into_it(
         assert set(re.findall(r"local_alloc : \(\) -> !ttg.memdesc<(\d+)x", compiled.asm["ttgir"])) == {"2"}
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -280,6 +282,7 @@ def test_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable(cpu) == "the model is on cpu"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "compute capability 7.5" in str(usable(torch.device("cuda")))
+    assert isinstance(choose("auto", device="cuda"), Reference)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(WavevqError, match="there is no CUDA device; give auto, cpu or reference"):
         choose("gpu")

@@ -31,7 +31,7 @@ from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
 from wavevq.noise import uniform
 from wavevq.recipe import Recipe, parse_recipe
-from wavevq.sampling import BACKENDS, PRECISIONS, Backend, Precision, choose
+from wavevq.sampling import Backend, Precision, choose
 from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
 from wavevq.vqvae import VqVae
 
@@ -228,9 +228,9 @@ def load_run(
     device: by default a GPU where there is one, unless the sampler asked for is ``cpu``. sampler and precision: as in
     ``sampling.choose``. Raises WavevqError for a folder that is no run or is damaged, and a sampler that cannot run.
     """
-    for what, value, known in (("sampler", sampler, BACKENDS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise WavevqError(f"{what} {value}: must be one of {', '.join(known)}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
+    chosen = choose(sampler, precision, device)
     folder = find_run(name)
     recipe = read_recipe(folder)
     speakers = read_speakers(folder)
@@ -239,10 +239,8 @@ def load_run(
         raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
     model = build_model(recipe, len(speakers))
     model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
     step = read_state(found[-1])["step"]
-    return Run(folder, recipe, speakers, model.eval().to(device), step, choose(sampler, precision, device))
+    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen)
 
 
 def find_run(name: str | Path | None) -> Path:
@@ -324,7 +322,10 @@ def arriving_codes(
     frames and dtype as ``read_header`` returns them. Raises WavevqError where the codes end early.
     """
     for frame in range(frames):
-        data = source.read(dtype.itemsize)
+        try:
+            data = source.read(dtype.itemsize)
+        except OSError as error:
+            raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
         if len(data) < dtype.itemsize:
             raise cut(name, frame, frames)
         yield np.frombuffer(data, dtype)

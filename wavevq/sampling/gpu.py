@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling import Precision, hop_of
 
 ROWS = 16  # streams a program: the least that a tensor core multiplies
 STEPS_A_LAUNCH = 8192  # well under a second: a display's driver kills kernels of several, and Ctrl-C waits for one
@@ -77,7 +78,7 @@ class State:
 class Gpu:
     """The GPU backend of ``contracts.Sampler``: matrices stored in ``precision``, arithmetic in float32."""
 
-    precision: str = "bfloat16"
+    precision: Precision = "bfloat16"
 
     def __str__(self) -> str:
         return f"gpu ({self.precision} weights)"
@@ -93,6 +94,7 @@ class Gpu:
         prefix: Tensor | None = None,
         state: State | None = None,
     ) -> tuple[Tensor, State]:
+        hop_of(weights, cond, noise, prefix)
         if state is None:
             state = start(weights, self.precision, len(noise))
         if prefix is None:
@@ -104,7 +106,10 @@ class Gpu:
 
     @torch.no_grad()
     def logits(self, weights: WaveNet, cond: Tensor, classes: Tensor) -> Tensor:
-        """Float32 ``[B, T, Q]``: what the kernel picks from where ``classes`` ``[B, T]`` were drawn before."""
+        """Float32 ``[B, T, Q]``: what the kernel picks from where ``classes`` ``[B, T]`` were drawn before.
+
+        For the tests: nothing else can see the kernel's logits.
+        """
         batch, steps = classes.shape
         scores = torch.empty(batch, steps, weights.classes, device=cond.device)
         state = start(weights, self.precision, batch)
@@ -112,7 +117,7 @@ class Gpu:
         return scores
 
 
-def start(weights: WaveNet, precision: str, batch: int) -> State:
+def start(weights: WaveNet, precision: Precision, batch: int) -> State:
     """The state before the first sample: everything that precedes it is zero."""
     net = pack(weights, precision)
     groups = -(-batch // ROWS)
@@ -121,7 +126,7 @@ def start(weights: WaveNet, precision: str, batch: int) -> State:
     return State(net, rings, present, 0)
 
 
-def pack(weights: WaveNet, precision: str) -> Packed:
+def pack(weights: WaveNet, precision: Precision) -> Packed:
     """The network as the kernel reads it, matrices in ``precision``, on the device of the weights."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     past = weights.taps.shape[1] - 1

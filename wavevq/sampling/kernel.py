@@ -5,7 +5,8 @@ stored in bfloat16 (unpacking is a shift), sums stay in registers, and the past 
 ``dilation`` steps early, are multiplied for BLOCK steps at each reading of their weights. Everything is float32
 arithmetic in an order that does not depend on the number of streams or of steps at once.
 
-All of it stands at module level in one file, so that numba's cache on disk is hit, and notices a change.
+All of it stands at module level in one file, long as it is, so that numba's cache on disk is hit, and notices a change.
+AMX tiles would multiply several streams three to four times as fast (measured in C); numba cannot emit them today.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 LANES = 16  # floats of a vector: one AVX-512 register, two of AVX2, four of NEON
@@ -173,10 +175,11 @@ def _vectors(builder: Any, count: Any) -> Iterator[Any]:
 
 
 def _reduced(builder: Any, operation: str, vector: Any, *begin: Any) -> Any:
-    """One float of a vector's lanes."""
-    kind = ir.FunctionType(_F32, [*(one.type for one in begin), _VECTOR])
-    name = f"llvm.vector.reduce.{operation}.v{LANES}f32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [*begin, vector])
+    """One number of a vector's lanes."""
+    kind = vector.type
+    function = ir.FunctionType(kind.element, [*(one.type for one in begin), kind])
+    name = f"llvm.vector.reduce.{operation}.v{LANES}{'f32' if kind.element == _F32 else 'f64'}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [*begin, vector])
 
 
 @_emitted_by_literals
@@ -281,16 +284,17 @@ def _powers(typing: Any, values: Any, at: Any, count: Any, most: Any, scale: Any
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         pointer = _address(context, builder, signature.args[0], given[0], given[1])
         most, scale = _spread(builder, given[3]), _spread(builder, given[4])
-        total = cgutils.alloca_once_value(builder, _all(0))
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+        total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * LANES))
         with _vectors(builder, given[2]) as start:
             place = builder.gep(pointer, [start])
             x = builder.fmul(builder.fsub(_load(builder, place, 0, _VECTOR), most), scale)
             power = _exp(builder, _clamp(builder, x, -87, 0))
             _store(builder, power, place, 0)
-            builder.store(builder.fadd(builder.load(total), power), total)
-        return _reduced(builder, "fadd", builder.load(total), ir.Constant(_F32, 0))
+            builder.store(builder.fadd(builder.load(total), builder.fpext(power, wide)), total)
+        return _reduced(builder, "fadd", builder.load(total), ir.Constant(ir.DoubleType(), 0))
 
-    return types.float32(values, types.intp, types.intp, types.float32, types.float32), generate
+    return types.float64(values, types.intp, types.intp, types.float32, types.float32), generate
 
 
 @_emitted
@@ -303,6 +307,26 @@ def _copy(typing: Any, out: Any, out_at: Any, x: Any, x_at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(out, types.intp, x, types.intp), generate
+
+
+# --- the same, plainly: what the vector code is tested against -----------------------------------------------
+
+
+def plain_multiply(out: Doubles, x: Doubles, weights: Doubles) -> Doubles:
+    """``multiply``: out ``[rows, columns]``, x ``[rows, depth]``, weights ``[depth, columns]``."""
+    return out + x @ weights
+
+
+def plain_gate(f: Doubles, g: Doubles) -> Doubles:
+    """``_gate``."""
+    gated: Doubles = np.tanh(f) / (1 + np.exp(-g.clip(-700)))
+    return gated
+
+
+def plain_powers(values: Doubles, most: float, scale: float) -> Doubles:
+    """``_powers``."""
+    powers: Doubles = np.exp((values - most) * scale)
+    return powers
 
 
 # --- loops --------------------------------------------------------------------------------------------------
@@ -337,11 +361,11 @@ def multiply(out, out_at, out_step, x, x_at, x_step, weights, at, words, rows, d
 
 @_compiled
 def look_ahead(net, streams, early, layer, position, steps, first, last):
-    """The past taps of a layer for ``steps`` steps from ``position`` on, whose inputs are all known."""
+    """``streams.ahead`` of a layer for ``steps`` steps from ``position`` on, whose past inputs are all known."""
     w = net.widths
     size, ring = streams.sizes[layer], streams.starts[-1]
     rows = (last - first) * steps
-    begin = (layer * streams.present.size + first) * streams.block * w.gates
+    begin = (layer * streams.present.size * streams.block + first * steps) * w.gates
     streams.ahead[begin : begin + rows * w.gates] = 0
     matrix = net.past.size // (net.dilations.size * w.past)
     for tap in range(w.past):
@@ -376,7 +400,7 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
             if position % steps == 0:
                 look_ahead(net, streams, scratch.early, layer, position, steps, first, last)
             for i in range(rows):
-                ahead = (layer * streams.present.size + first) * streams.block + i * steps + position % steps
+                ahead = layer * streams.present.size * streams.block + (first + i) * steps + position % steps
                 for c in range(0, w.gates, LANES):
                     _copy(gates, i * w.gates + c, streams.ahead, ahead * w.gates + c)
         else:
@@ -410,7 +434,7 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
 
 @_compiled
 def head(net, scratch, rows):
-    """``scratch.logits`` of ``scratch.stream``'s skip sums, which it overwrites."""
+    """``scratch.logits`` ``[rows, Q']`` of ``scratch.stream``'s skip sums ``[rows, S']``, which it overwrites."""
     w = net.widths
     hidden, logits = net.hidden_bias.size, net.output_bias.size
     for i in range(rows):
@@ -434,18 +458,19 @@ def head(net, scratch, rows):
 def pick(logits, at, classes, u, temperature, top_p):
     """``reference.pick`` of the ``classes`` logits at ``at``, -inf after them to whole vectors; overwrites them."""
     padded = (classes + LANES - 1) // LANES * LANES
-    total = np.float64(_powers(logits, at, padded, _largest(logits, at, padded), np.float32(1 / temperature)))
+    total = _powers(logits, at, padded, _largest(logits, at, padded), np.float32(1 / temperature))
     if top_p < 1:
         total = _nucleus(logits[at : at + classes], top_p)
     target = u * total
     passed = 0.0
     found = 0
     for c in range(classes):
-        if logits[at + c] > 0:
+        more = passed + logits[at + c]
+        if more > passed:  # else it is too unlikely to be drawn, also where rounding leaves the target above all
             found = c
-            passed += logits[at + c]
-            if passed > target:
-                break
+        passed = more
+        if passed > target:
+            break
     return found
 
 
@@ -485,7 +510,10 @@ def _nucleus(values, top_p):
 
 @_compiled
 def draw(net, streams, scratch, cond, frames, noise, prefix, drawn, position, first, last, temperature, top_p):
-    """Fills ``drawn[first:last]`` ``[B, T]`` after the classes ``prefix`` ``[B, P]``; the streams go on P + T steps."""
+    """Fills ``drawn[first:last]``, int64 ``[B, T]``, after ``prefix``, int64 ``[B, P]``; the streams go on P + T steps.
+
+    cond: ``[B, frames, L, 2W']``, flat; noise: float64 ``[B, T]``; position: of the first of the steps.
+    """
     given, count = prefix.shape[1], noise.shape[1]
     for t in range(given + count):
         step(net, streams, scratch, cond, frames, t * frames // (given + count), position + t, first, last)
