@@ -23,34 +23,26 @@ import torch
 class Options:
     """quick: fewer repeats, about a minute in all. json: where the figures go, or None. threads: of torch.
 
-    arguments: all that was given, a benchmark's own too.
+    run: the trained run that a benchmark measures, None for the newest finished one.
     """
 
     quick: bool
     json: Path | None
     threads: int
-    arguments: argparse.Namespace
+    run: str | None = None
 
 
-def parser(description: str, threads: int = 2) -> argparse.ArgumentParser:
-    """The options that every benchmark takes; a benchmark may add its own."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="fewer repeats, about a minute")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write {figure: value} to FILE")
-    made.add_argument("--threads", type=int, default=threads, metavar="N", help=f"torch threads (default {threads})")
-    return made
-
-
-def settle(options: argparse.ArgumentParser) -> Options:
-    """Reads the command line; sets torch's number of threads."""
-    given = options.parse_args()
+def options(description: str, threads: int = 2, takes_run: bool = False) -> Options:
+    """The command line's options; sets torch's number of threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, about a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write {figure: value} to FILE")
+    parser.add_argument("--threads", type=int, default=threads, metavar="N", help=f"torch threads (default {threads})")
+    if takes_run:
+        parser.add_argument("--run", metavar="RUN", help="a trained run, by default the newest finished one")
+    given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    return Options(given.quick, given.json, given.threads, given)
-
-
-def options(description: str, threads: int = 2) -> Options:
-    """The command line of a benchmark without options of its own."""
-    return settle(parser(description, threads))
+    return Options(**vars(given))
 
 
 def peer(module: str, package: str) -> Any:

@@ -7,7 +7,7 @@ Figures: float32_bits, bfloat16_bits, bfloat16_cost_bits.
 
 from __future__ import annotations
 
-from common import parser, report, settle
+from common import options, report
 
 from wavevq.build import build_store
 from wavevq.evaluate.likelihood import measure
@@ -16,10 +16,8 @@ from wavevq.sampling.reference import rounded
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--run", metavar="RUN", help="by default the newest finished one")
-    given = settle(arguments)
-    run = load_run(given.arguments.run, "cpu")
+    given = options(__doc__ or "", takes_run=True)
+    run = load_run(given.run, "cpu")
     store = build_store(run.recipe)
     bits = {}
     for precision in ("float32", "bfloat16"):

@@ -503,9 +503,10 @@ def test_recipes_that_are_refused(here: Path) -> None:
     assert lines[0] == "--set garbage: must look like train.steps=200"
     assert {line.split(": ")[1] for line in lines[1:]} == {"train.stps", "seed"}
     assert refused("train", "tiny.yaml", "--set", "data.root=none") == ["data.root: there is no folder none"]
-    result = call("train", "tiny.yaml", "--stage", "prior")
+    result = call("train", "tiny.yaml", "--stage", "decoder")
     assert result.exit_code == 2
-    assert "'prior' is not 'vqvae'" in result.stderr
+    assert "'decoder' is not one of 'vqvae', 'prior'" in result.stderr
+    assert "prior: missing" in refused("train", "tiny.yaml", "--stage", "prior")[0]
 
 
 def test_vctk_that_is_not_there_names_its_download(here: Path) -> None:

@@ -34,7 +34,7 @@ def test_every_step_gives_the_logits_of_the_parallel_forward(
 ) -> None:
     net = network(kernel, cycle, layers)
     cond = conditioning(net, 2, frames)
-    drawn, _ = Reference()(net, cond, uniform(0, [0, 1], frames * hop))
+    drawn, _ = Reference("float32")(net, cond, uniform(0, [0, 1], frames * hop))
     parallel = net(drawn, cond)
     state = start(net, 2)
     for t in range(frames * hop):
@@ -49,7 +49,7 @@ def test_replay_the_samples_are_the_picks_of_the_parallel_forward() -> None:
     net = network(2, 3, 5)
     cond = conditioning(net, 3, 6)
     noise = uniform(5, range(3), 30)
-    drawn, _ = Reference()(net, cond, noise, temperature=0.8, top_p=0.9)
+    drawn, _ = Reference("float32")(net, cond, noise, temperature=0.8, top_p=0.9)
     again = torch.stack(
         [pick(logits, u, 0.8, 0.9) for logits, u in zip(net(drawn, cond).unbind(1), noise.T, strict=True)], 1
     )
@@ -60,7 +60,7 @@ def test_replay_notices_a_lost_tap() -> None:
     net = network(2, 3, 5)
     cond = conditioning(net, 3, 6)
     noise = uniform(5, range(3), 60)
-    drawn, _ = Reference()(net, cond, noise)
+    drawn, _ = Reference("float32")(net, cond, noise)
     with torch.no_grad():
         net.taps[2, 0] = 0
     again = torch.stack([pick(logits, u) for logits, u in zip(net(drawn, cond).unbind(1), noise.T, strict=True)], 1)
@@ -71,9 +71,9 @@ def test_a_stream_cut_anywhere_goes_on_as_if_whole() -> None:
     net = network(3, 2, 4)
     cond = conditioning(net, 2, 6)
     noise = uniform(1, [4, 9], 24)
-    whole, _ = Reference()(net, cond, noise)
-    first, state = Reference()(net, cond[:, :2], noise[:, :8])
-    second, _ = Reference()(net, cond[:, 2:], noise[:, 8:], state=state)
+    whole, _ = Reference("float32")(net, cond, noise)
+    first, state = Reference("float32")(net, cond[:, :2], noise[:, :8])
+    second, _ = Reference("float32")(net, cond[:, 2:], noise[:, 8:], state=state)
     assert torch.equal(torch.cat([first, second], 1), whole)
 
 
@@ -81,8 +81,8 @@ def test_a_prefix_stands_where_samples_were() -> None:
     net = network(2, 3, 4)
     cond = conditioning(net, 1, 6)
     noise = uniform(1, [0], 24)
-    whole, _ = Reference()(net, cond, noise)
-    rest, _ = Reference()(net, cond, noise[:, 10:], prefix=whole[:, :10])
+    whole, _ = Reference("float32")(net, cond, noise)
+    rest, _ = Reference("float32")(net, cond, noise[:, 10:], prefix=whole[:, :10])
     assert torch.equal(rest, whole[:, 10:])
 
 

@@ -28,6 +28,7 @@ Signal = NDArray[np.float32]
 
 LEVEL_RMS = 0.08
 SILENCE_RMS = 1e-6  # -120 dB of full scale: what rounding leaves of a constant, or one stray 16-bit step a second
+FLOOR = 1e-5  # RMS below which all frames are equally silent to trimming
 TRIM_FRAME = 0.064  # seconds of the frames whose loudness decides what is trimmed; they start every quarter of it
 WRITE_BLOCK = 65_536  # libsndfile's Vorbis encoder overflows the stack when a long signal comes in one block
 
@@ -188,7 +189,8 @@ def trim(samples: Signal, rate: int, trim_db: float | None) -> slice:
     blocks = np.pad(squares, (0, -len(squares) % hop)).reshape(-1, hop).sum(1)
     # Frames of four blocks, one at each block's start and one at the end.
     energy = np.convolve(blocks, np.ones(4))[1 : 2 + len(samples) // hop]
-    loud = np.flatnonzero(energy > energy.max() * 10 ** (-trim_db / 10)) if energy.max() else np.arange(len(energy))
+    energy = np.maximum(energy, 4 * hop * FLOOR**2)
+    loud = np.flatnonzero(energy > energy.max() * 10 ** (-trim_db / 10))
     return slice(int(loud[0]) * hop, min(len(samples), (int(loud[-1]) + 1) * hop))
 
 

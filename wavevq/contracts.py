@@ -114,7 +114,8 @@ class Sampler(Protocol):
         latent rate. noise: float ``[B, T]`` in [0, 1). temperature: above 0. top_p: in (0, 1], see
         ``sampling.reference.pick``. prefix: int64 ``[B, P]``, classes that are there already, or None. P + T is a
         multiple of F, and (P + T) / F samples share a frame. state: what an earlier call of the same sampler, network
-        and batch returned, to go on where it stopped; it is used up. On the device of ``cond``.
+        and batch returned, to go on where it stopped; it is used up. On the device of ``cond``. Arguments that do not
+        fit each other fail an assertion.
 
         A stream's samples depend on its own cond, noise and prefix alone, not on the batch and not on how its frames
         are spread over calls, to the last bit.

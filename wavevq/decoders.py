@@ -13,6 +13,7 @@ from wavevq.contracts import Sampler
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling.reference import one_thread
 
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
 
@@ -62,6 +63,7 @@ class WaveNetDecoder(nn.Module):
         return hidden.transpose(1, 2)
 
     def _gates(self, hidden: Tensor, label: Tensor) -> Tensor:
+        """Gate inputs ``[B, F, L, 2W]`` of the context network's output ``[B, F, C]`` and labels int64 ``[B]``."""
         speaker = self.speaker(label)[:, None].expand(-1, hidden.shape[1], -1)
         return self.wavenet.conditioning(torch.cat([hidden, speaker.to(hidden.dtype)], dim=-1))
 
@@ -139,9 +141,10 @@ class WaveNetDecoder(nn.Module):
             # Copies: the same strides and alignment every time.
             window = z.new_zeros(clips, *z.shape[1:])
             window[: clips - lacking] = z[rows]
-            hidden = self._context(window, F.pad(frames[rows], (0, 0, 0, lacking)))
-            inner = hidden[:, halo : halo + FRAMES_A_BLOCK]
-            gates.append(self._gates(inner, F.pad(label[rows], (0, lacking)))[: clips - lacking])
+            with one_thread(z.device):  # so that their number changes nothing, and too small for more
+                hidden = self._context(window, F.pad(frames[rows], (0, 0, 0, lacking)))
+                inner = hidden[:, halo : halo + FRAMES_A_BLOCK]
+                gates.append(self._gates(inner, F.pad(label[rows], (0, lacking)))[: clips - lacking])
         return torch.cat(gates)
 
 

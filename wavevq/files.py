@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import soundfile
@@ -33,6 +33,8 @@ from wavevq.audio import FORMATS, Signal, check_format, read, replacing, write
 from wavevq.data.batches import grouped
 from wavevq.errors import WavevqError
 from wavevq.run import Run, arriving_codes, check_sampling, read_codes, read_header
+
+T = TypeVar("T")
 
 AUDIO, CODES = tuple(FORMATS), ".npy"
 AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
@@ -164,8 +166,13 @@ def _pipe(
     """The first ``samples`` of the codes' audio on a stream, each chunk as soon as it is made."""
     done = 0
     try:
-        with _seconds_bar(samples / run.rate, console) as advance, told.timing():
-            for chunk in run.decode_stream(codes, sampling.speaker, **sampling.how):
+        with _seconds_bar(samples / run.rate, console) as advance:
+            chunks = run.decode_stream(told.awaited(codes), sampling.speaker, **sampling.how)
+            while True:
+                with told.timing():
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    break
                 part = chunk[: samples - done]
                 write_audio(target, part, run.rate)
                 done += len(part)
@@ -201,6 +208,19 @@ class Told:
             yield
         finally:
             self.worked += time.monotonic() - started
+
+    def awaited(self, coming: Iterable[T]) -> Iterator[T]:
+        """The same; waiting for them is no work."""
+        every = iter(coming)
+        while True:
+            started = time.monotonic()
+            try:
+                one = next(every)
+            except StopIteration:
+                return
+            finally:
+                self.worked -= time.monotonic() - started
+            yield one
 
     def add(self, seconds: float) -> None:
         """One output of so many seconds is written."""

@@ -33,7 +33,7 @@ from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import CODES, derived, uniform
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe, parse_recipe
-from wavevq.sampling import BACKENDS, PRECISIONS, Backend, Precision, choose
+from wavevq.sampling import Backend, Precision, choose
 from wavevq.sampling.transformer import Cached
 from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
 from wavevq.vqvae import VqVae
@@ -270,9 +270,9 @@ def load_run(
     device: by default a GPU where there is one, unless the sampler asked for is ``cpu``. sampler and precision: as in
     ``sampling.choose``. Raises WavevqError for a folder that is no run or is damaged, and a sampler that cannot run.
     """
-    for what, value, known in (("sampler", sampler, BACKENDS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise WavevqError(f"{what} {value}: must be one of {', '.join(known)}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
+    chosen = choose(sampler, precision, device)
     folder = find_run(name)
     recipe = read_recipe(folder)
     speakers = read_speakers(folder)
@@ -281,10 +281,7 @@ def load_run(
         raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
     model = build_model(recipe, len(speakers))
     model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
     step = read_state(found[-1])["step"]
-    chosen = choose(sampler, precision, device)
     prior = _load_prior(folder, recipe, len(speakers), device, chosen)
     return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, prior)
 
@@ -379,7 +376,10 @@ def arriving_codes(
     frames and dtype as ``read_header`` returns them. Raises WavevqError where the codes end early.
     """
     for frame in range(frames):
-        data = source.read(dtype.itemsize)
+        try:
+            data = source.read(dtype.itemsize)
+        except OSError as error:
+            raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
         if len(data) < dtype.itemsize:
             raise cut(name, frame, frames)
         yield np.frombuffer(data, dtype)

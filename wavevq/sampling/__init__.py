@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from wavevq.contracts import Sampler
 from wavevq.errors import WavevqError
@@ -16,14 +17,19 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def choose(backend: Backend = "auto", precision: Precision = "bfloat16", device: torch.device | str = "cpu") -> Sampler:
-    """The sampler of that name for networks on ``device``; only ``auto`` chooses.
+    """The sampler of that name for networks on ``device``; only ``auto`` chooses: what runs there and is not slow.
 
-    precision: how the matrices are stored; the arithmetic is float32. Raises WavevqError for a backend that cannot
-    run there.
+    precision: how the matrices are stored; the arithmetic is float32. Raises WavevqError for names that are none, and
+    for a backend that cannot run there.
     """
+    for what, value, known in (("sampler", backend, BACKENDS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise WavevqError(f"{what} {value}: must be one of {', '.join(known)}")
     device = torch.device(device)
     if backend == "auto":
-        backend = "gpu" if device.type == "cuda" else "cpu"
+        from wavevq.sampling.gpu import usable
+
+        backend = "cpu" if device.type == "cpu" else "reference" if usable(device) else "gpu"
     match backend:
         case "reference":
             from wavevq.sampling.reference import Reference
@@ -32,8 +38,12 @@ def choose(backend: Backend = "auto", precision: Precision = "bfloat16", device:
         case "cpu":
             if device.type != "cpu":
                 raise WavevqError(f"sampler cpu: the model is on {device}; give auto, gpu or reference")
-            from wavevq.sampling.cpu import Cpu  # numba takes its time to import
-
+            try:
+                from wavevq.sampling.cpu import Cpu  # numba takes its time to import
+            except RuntimeError as error:  # of numba, where it can write its cache nowhere
+                raise WavevqError(
+                    f"sampler cpu: its compiled code cannot be kept ({error}); NUMBA_CACHE_DIR may name a folder for it"
+                ) from None
             return Cpu(precision)
         case "gpu":
             from wavevq.sampling.gpu import Gpu, usable
@@ -41,3 +51,15 @@ def choose(backend: Backend = "auto", precision: Precision = "bfloat16", device:
             if (reason := usable(device)) is not None:
                 raise WavevqError(f"sampler gpu: {reason}; give auto, cpu or reference")
             return Gpu(precision)
+
+
+def hop_of(weights: Any, cond: Tensor, noise: Tensor, prefix: Tensor | None) -> int:
+    """Samples a frame of a call's arguments (``contracts.Sampler``), which it asserts to fit each other."""
+    steps = noise.shape[1] + (0 if prefix is None else prefix.shape[1])
+    frames = cond.shape[1]
+    assert len(cond) == len(noise), "one row a stream"
+    assert steps == 0 or (frames and steps % frames == 0), f"{steps} samples do not fill {frames} frames"
+    if prefix is not None:
+        assert len(prefix) == len(noise), "one row a stream"
+        assert bool(((prefix >= 0) & (prefix < weights.classes)).all()), "a prefix holds classes"
+    return steps // frames if frames else 1

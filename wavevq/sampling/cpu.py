@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wavevq.nn.wavenet import WaveNet
-from wavevq.sampling import kernel
+from wavevq.sampling import Precision, hop_of, kernel
 from wavevq.sampling.kernel import BLOCK, LANES, PANEL, Packed, Scratch, Streams, Widths
 
 
@@ -30,7 +30,7 @@ class State:
 class Cpu:
     """The CPU backend of ``contracts.Sampler``, on as many threads as torch has: each draws streams of its own."""
 
-    precision: str = "bfloat16"
+    precision: Precision = "bfloat16"
 
     def __str__(self) -> str:
         threads = torch.get_num_threads()
@@ -47,10 +47,13 @@ class Cpu:
         prefix: Tensor | None = None,
         state: State | None = None,
     ) -> tuple[Tensor, State]:
+        hop_of(weights, cond, noise, prefix)
         batch, count = noise.shape
         if state is None:
             net = pack(weights, self.precision)
             state = State(net, start(net, batch), 0)
+        assert len(state.streams.present) == batch, "a state goes on with its own streams"
+        assert cond.shape[2:] == (len(weights.dilations), 2 * weights.gate)
         given = torch.empty(batch, 0, dtype=torch.int64) if prefix is None else prefix
         gates = _padded_gates(cond.float(), state.net.widths.gates).numpy().reshape(-1)
         frames = cond.shape[1]
@@ -60,7 +63,8 @@ class Cpu:
         def share(first: int, last: int) -> None:
             room = scratch(state.net, last - first)
             where = (state.position, first, last)
-            how = (float(temperature), float(top_p))
+            # Within what a float32 tells from 0 and from infinity.
+            how = (min(max(float(temperature), 1e-30), 1e30), float(top_p))
             kernel.draw(state.net, state.streams, room, gates, frames, uniforms, classes, drawn, *where, *how)
 
         threads = min(batch, torch.get_num_threads())
@@ -74,14 +78,14 @@ class Cpu:
         return torch.from_numpy(drawn), state
 
 
-def pack(weights: WaveNet, precision: str) -> Packed:
+def pack(weights: WaveNet, precision: Precision) -> Packed:
     """The network as the kernel reads it; ``precision`` is that of the matrices."""
     layers, taps, residual, gates = weights.taps.shape
     width, skip = gates // 2, weights.skip.shape[2]
-    row = _up(residual, LANES)
+    row = _up(residual, PANEL)
     padded = _padded_gates(weights.taps.detach(), 2 * _up(width, LANES))
     # Residual beside skip; the last layer's residual output, which does not exist, becomes zero.
-    out = torch.zeros(layers, width, _up(row + skip, PANEL))
+    out = torch.zeros(layers, width, row + _up(skip, PANEL))
     out[:-1, :, :residual] = weights.residual.detach()
     out[:, :, row : row + skip] = weights.skip.detach()
     return Packed(
@@ -142,7 +146,7 @@ def _empty(size: int) -> NDArray[np.float32]:
     return np.empty(size, np.float32)
 
 
-def _panels(matrices: Tensor, precision: str) -> NDArray[Any]:
+def _panels(matrices: Tensor, precision: Precision) -> NDArray[Any]:
     """Matrices ``[..., rows, columns]`` as ``[..., panels, rows, words]``, flat.
 
     A panel is PANEL columns; its row is PANEL float32, or LANES 32-bit words with the bfloat16 of column c in the

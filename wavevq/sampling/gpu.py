@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling import Precision, hop_of
 
 ROWS = 16  # streams a program: the least that a tensor core multiplies
 STEPS_A_LAUNCH = 8192  # well under a second: a display's driver kills kernels of several, and Ctrl-C waits for one
 SHARED = 0.85  # of a program's shared memory for what the pipeline brings; the rest is for exchange between threads
+FOREVER = 1 << 30  # positions repeat after it, a multiple of every ring's length: they fit into 32 bits
 TINY = 1e-30  # a float32 that is not zero
 
 
@@ -41,8 +43,8 @@ class Packed:
     Matrices in the precision of the weights, row-major, the rest float32; widths padded with zeros to powers of two,
     16 or more, written with a prime. taps: ``[L, k, R', W', 2]``, filter beside gate. residual: ``[L, W', R']``, the
     last layer's zero. skip: ``[L, W', S']``. hidden: ``[S', H']``. output: ``[H', Q']``. embedding: ``[Q + 1, R']``,
-    the last row zero, the input before the first sample. schedule: int32 ``[2, L]``, each layer's dilation and the
-    first slot of its ring. slots: those of all rings.
+    the last row zero, the input before the first sample. schedule: int32 ``[3, L']``, each layer's dilation, and
+    the first slot and the length of its ring. slots: those of all rings.
     """
 
     embedding: Tensor
@@ -61,7 +63,8 @@ class Packed:
 class State:
     """A packed network and where its streams stand.
 
-    rings: float32 ``[groups, slots, ROWS, R']``, each layer's past inputs, a ring of (k - 1) x dilation + 1 slots.
+    rings: float32 ``[groups, slots, ROWS, R']``, each layer's past inputs at their time modulo the ring's
+    length, which is a power of two above (k - 1) x dilation.
     present: int32 ``[groups x ROWS]``, the class that is the next input, Q before the first. position: samples so far.
     """
 
@@ -75,7 +78,7 @@ class State:
 class Gpu:
     """The GPU backend of ``contracts.Sampler``: matrices stored in ``precision``, arithmetic in float32."""
 
-    precision: str = "bfloat16"
+    precision: Precision = "bfloat16"
 
     def __str__(self) -> str:
         return f"gpu ({self.precision} weights)"
@@ -91,6 +94,7 @@ class Gpu:
         prefix: Tensor | None = None,
         state: State | None = None,
     ) -> tuple[Tensor, State]:
+        hop_of(weights, cond, noise, prefix)
         if state is None:
             state = start(weights, self.precision, len(noise))
         if prefix is None:
@@ -102,7 +106,10 @@ class Gpu:
 
     @torch.no_grad()
     def logits(self, weights: WaveNet, cond: Tensor, classes: Tensor) -> Tensor:
-        """Float32 ``[B, T, Q]``: what the kernel picks from where ``classes`` ``[B, T]`` were drawn before."""
+        """Float32 ``[B, T, Q]``: what the kernel picks from where ``classes`` ``[B, T]`` were drawn before.
+
+        For the tests: nothing else can see the kernel's logits.
+        """
         batch, steps = classes.shape
         scores = torch.empty(batch, steps, weights.classes, device=cond.device)
         state = start(weights, self.precision, batch)
@@ -110,7 +117,7 @@ class Gpu:
         return scores
 
 
-def start(weights: WaveNet, precision: str, batch: int) -> State:
+def start(weights: WaveNet, precision: Precision, batch: int) -> State:
     """The state before the first sample: everything that precedes it is zero."""
     net = pack(weights, precision)
     groups = -(-batch // ROWS)
@@ -119,32 +126,32 @@ def start(weights: WaveNet, precision: str, batch: int) -> State:
     return State(net, rings, present, 0)
 
 
-def pack(weights: WaveNet, precision: str) -> Packed:
+def pack(weights: WaveNet, precision: Precision) -> Packed:
     """The network as the kernel reads it, matrices in ``precision``, on the device of the weights."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     past = weights.taps.shape[1] - 1
-    lengths = [past * dilation + 1 for dilation in weights.dilations]
+    lengths = [1 << (past * dilation).bit_length() for dilation in weights.dilations]
     starts = [sum(lengths[:layer]) for layer in range(len(lengths))]
-    taps = _padded(torch.stack(weights.taps.chunk(2, -1), 2), 2)
-    residual = F.pad(weights.residual, (0, 0, 0, 0, 0, 1))
+    taps = _padded(torch.stack(weights.taps.chunk(2, -1), 2), 2, dtype)
+    schedule = _padded(torch.tensor([weights.dilations, starts, lengths]), 1, torch.int32)
     return Packed(
-        embedding=_padded(F.pad(weights.embedding, (0, 0, 0, 1)), 1),
-        taps=taps.movedim(2, -1).to(dtype).contiguous(),
-        residual=_padded(residual, 2).to(dtype),
-        skip=_padded(weights.skip, 2).to(dtype),
-        hidden=_padded(weights.hidden.weight.t(), 2).to(dtype),
-        hidden_bias=_padded(weights.hidden.bias, 1),
-        output=_padded(weights.output.weight.t(), 2).to(dtype),
-        output_bias=_padded(weights.output.bias, 1),
-        schedule=torch.tensor([weights.dilations, starts], dtype=torch.int32, device=weights.taps.device),
+        embedding=_padded(F.pad(weights.embedding, (0, 0, 0, 1)), 1, torch.float32),
+        taps=taps.movedim(2, -1).contiguous(),
+        residual=_padded(F.pad(weights.residual, (0, 0, 0, 0, 0, 1)), 2, dtype),
+        skip=_padded(weights.skip, 2, dtype),
+        hidden=_padded(weights.hidden.weight.t(), 2, dtype),
+        hidden_bias=_padded(weights.hidden.bias, 1, torch.float32),
+        output=_padded(weights.output.weight.t(), 2, dtype),
+        output_bias=_padded(weights.output.bias, 1, torch.float32),
+        schedule=schedule.to(weights.taps.device),
         slots=sum(lengths),
     )
 
 
-def _padded(x: Tensor, axes: int) -> Tensor:
-    """x as float32 with its last ``axes`` axes padded with zeros to powers of two, 16 or more."""
+def _padded(x: Tensor, axes: int, dtype: torch.dtype) -> Tensor:
+    """x in ``dtype`` with its last ``axes`` axes padded with zeros to powers of two, 16 or more."""
     missing = [max(16, 1 << (size - 1).bit_length()) - size for size in x.shape[-axes:]]
-    return F.pad(x.detach().float(), [n for size in reversed(missing) for n in (0, size)]).contiguous()
+    return F.pad(x.detach().to(dtype), [n for size in reversed(missing) for n in (0, size)]).contiguous()
 
 
 def _launch(
@@ -177,11 +184,11 @@ def _launch(
                 net.embedding, net.taps, net.residual, net.skip,
                 net.hidden, net.hidden_bias, net.output, net.output_bias,
                 net.schedule, state.rings, state.present, paired, noise, classes, logits,
-                batch, frames, steps // frames, state.position,
+                batch, frames, steps // frames, state.position % FOREVER,
                 begin, min(steps, begin + STEPS_A_LAUNCH), steps, given, given if logits is None else 0,
-                max(temperature, TINY), max(top_p, TINY),
+                max(float(temperature), TINY), max(float(top_p), TINY),
                 LAYERS=layers, TAPS=kernel, SLOTS=net.slots, CLASSES=weights.classes, GATE=weights.gate,
-                R=r, W=w, S=s, H=h, Q=q, W_TILE=w_tile, H_TILE=h_tile, ROWS=ROWS,
+                L=net.schedule.shape[1], R=r, W=w, S=s, H=h, Q=q, W_TILE=w_tile, H_TILE=h_tile, ROWS=ROWS,
                 num_warps=4 if widest <= 256 else 8 if widest <= 1024 else 16, num_stages=stages,
             )  # fmt: skip
     state.position += steps

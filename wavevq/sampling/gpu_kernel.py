@@ -109,7 +109,7 @@ def draw(
     batch, frames, hop, position, begin, end, steps, given, silent,
     temperature, top_p,
     LAYERS: tl.constexpr, TAPS: tl.constexpr, SLOTS: tl.constexpr, CLASSES: tl.constexpr, GATE: tl.constexpr,
-    R: tl.constexpr, W: tl.constexpr, S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr,
+    L: tl.constexpr, R: tl.constexpr, W: tl.constexpr, S: tl.constexpr, H: tl.constexpr, Q: tl.constexpr,
     W_TILE: tl.constexpr, H_TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Steps ``begin`` to ``end`` of a call of ``steps`` that began at sample ``position`` of its streams.
@@ -117,7 +117,10 @@ def draw(
     Tensors as in ``gpu.Packed`` and ``gpu.State`` and, for B streams, cond float32 ``[B, F, L, GATE, 2]``, noise
     float32 ``[B, steps - given]``, classes int64 ``[B, steps]``, of which the first ``given`` are there already, and
     logits float32 ``[B, steps, CLASSES]`` or None. Before step ``silent`` no logits are calculated.
-    R, W, S, H, Q: the widths as padded in memory.
+    L, R, W, S, H, Q: number of layers and widths as padded in memory.
+
+    A ring is longer than the past of its layer: no step reads what it writes, so that no thread waits for others before
+    the step ends, and the pipeline may read a layer's past before the layer above has ended.
     """
     group = tl.program_id(0).to(tl.int64)
     row = tl.arange(0, ROWS)
@@ -127,6 +130,11 @@ def draw(
     s = tl.arange(0, S)
     q = tl.arange(0, Q)
     ring = rings + group * SLOTS * ROWS * R + row[:, None] * R + r[None, :]
+    # In registers, since addresses that come from memory would take the place of the weights in the pipeline.
+    every = tl.arange(0, L)
+    dilations = tl.load(schedule + every)
+    starts = tl.load(schedule + L + every)
+    lengths = tl.load(schedule + 2 * L + every)
     source = tl.load(present + stream)
     # Not range(begin, end): NumPy 2.4 does not let the interpreter make a bound of a number given at run time.
     t = begin
@@ -135,11 +143,11 @@ def draw(
         total = tl.full([ROWS, S], 0.0, tl.float32)
         conditions = cond + (stream * frames + t // hop) * (LAYERS * 2 * GATE)
         for layer in range(LAYERS):
-            dilation = tl.load(schedule + layer)
-            start = tl.load(schedule + LAYERS + layer)
-            # A slot more than the past needs: what a step writes, it does not read, and no thread need wait for others.
-            length = (TAPS - 1) * dilation + 1
-            tl.store(ring + (start + (position + t) % length) * (ROWS * R), x)
+            mine = every == layer
+            dilation = tl.sum(tl.where(mine, dilations, 0))
+            start = tl.sum(tl.where(mine, starts, 0)).to(tl.int64)
+            length = tl.sum(tl.where(mine, lengths, 0))
+            tl.store(ring + (start + (position + t & length - 1)) * (ROWS * R), x)
             following = x
             for tile in range(W // W_TILE):
                 w = tile * W_TILE + tl.arange(0, W_TILE)
@@ -150,7 +158,7 @@ def draw(
                 gates = tl.full([ROWS, 2 * W_TILE], 0.0, tl.float32)
                 matrix = taps + layer * (TAPS * R * 2 * W) + r[:, None] * (2 * W) + g[None, :]
                 for tap in tl.static_range(TAPS - 1):
-                    slot = start + (position + t + length - (TAPS - 1 - tap) * dilation) % length
+                    slot = start + (position + t - (TAPS - 1 - tap) * dilation & length - 1)
                     past = tl.load(ring + slot * (ROWS * R))
                     gates = _product(past, tl.load(matrix + tap * (R * 2 * W)), gates)
                 gates = _product(x, tl.load(matrix + (TAPS - 1) * (R * 2 * W)), gates)
@@ -180,7 +188,7 @@ def draw(
             drawn = _pick(scores, u, temperature, top_p, CLASSES, Q, ROWS)
             source = tl.where(drawing, drawn, source)
             tl.store(classes + stream * steps + t, source.to(tl.int64), mask=real)
-        # Past inputs are read by other threads than wrote them.
+        # The next steps' past inputs are read by other threads than wrote them.
         tl.debug_barrier()
         t += 1
     tl.store(present + stream, source)

@@ -5,7 +5,8 @@ stored in bfloat16 (unpacking is a shift), sums stay in registers, and the past 
 ``dilation`` steps early, are multiplied for BLOCK steps at each reading of their weights. Everything is float32
 arithmetic in an order that does not depend on the number of streams or of steps at once.
 
-All of it stands at module level in one file, so that numba's cache on disk is hit, and notices a change.
+All of it stands at module level in one file, long as it is, so that numba's cache on disk is hit, and notices a change.
+AMX tiles would multiply several streams three to four times as fast (measured in C); numba cannot emit them today.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 LANES = 16  # floats of a vector: one AVX-512 register, two of AVX2, four of NEON
@@ -49,8 +51,8 @@ class Widths(NamedTuple):
 class Packed(NamedTuple):
     """A network as the loops read it: flat arrays, made by ``cpu.pack``.
 
-    A prime is a width rounded up to whole vectors, with zeros. A matrix is ``[panels, rows, words]``, words being
-    PANEL float32, or LANES uint32 of two bfloat16 each.
+    A prime is a width rounded up to whole vectors, R' and S' to whole panels, with zeros. A matrix is ``[panels,
+    rows, words]``, words being PANEL float32, or LANES uint32 of two bfloat16 each.
     embedding: ``[Q + 1, R']``, the last row the zero input before the first sample. past: ``[L, k - 1]`` matrices of
     R rows and 2W' columns, the oldest tap first; now: L such; out: L of W rows and N = R' + S' columns, the residual
     beside the skip; hidden, S rows, and output, H rows; biases ``[H']`` and ``[Q']``. dilations: ``[L]``.
@@ -173,10 +175,11 @@ def _vectors(builder: Any, count: Any) -> Iterator[Any]:
 
 
 def _reduced(builder: Any, operation: str, vector: Any, *begin: Any) -> Any:
-    """One float of a vector's lanes."""
-    kind = ir.FunctionType(_F32, [*(one.type for one in begin), _VECTOR])
-    name = f"llvm.vector.reduce.{operation}.v{LANES}f32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [*begin, vector])
+    """One number of a vector's lanes."""
+    kind = vector.type
+    function = ir.FunctionType(kind.element, [*(one.type for one in begin), kind])
+    name = f"llvm.vector.reduce.{operation}.v{LANES}{'f32' if kind.element == _F32 else 'f64'}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [*begin, vector])
 
 
 @_emitted_by_literals
@@ -231,23 +234,29 @@ def _tile(
 
 
 @_emitted
-def _gate(typing: Any, out: Any, out_at: Any, gates: Any, gates_at: Any, width: Any) -> Any:
-    """out = tanh(f) sigmoid(g) for LANES values, f at ``gates_at`` and g ``width`` further; absolute error < 3e-7.
+def _gate(typing: Any, out: Any, out_at: Any, gates: Any, at: Any, cond: Any, cond_at: Any, width: Any) -> Any:
+    """out = tanh(f) sigmoid(g) for LANES values; absolute error < 3e-7.
 
+    f: the gates at ``at`` and cond at ``cond_at``, added; g: those ``width`` further.
     (1 - a) / ((1 + a) (1 + b)) with a = e^-2f and b = e^-g: one division for both.
     """
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        source = _address(context, builder, signature.args[2], given[2], given[3])
-        f = _clamp(builder, _load(builder, source, 0, _VECTOR), -10, 10)
-        g = _clamp(builder, _load(builder, builder.gep(source, [given[4]]), 0, _VECTOR), -40, 40)
+        kinds = signature.args
+        sources = [_address(context, builder, kinds[i], given[i], given[i + 1]) for i in (2, 4)]
+
+        def added(offset: Any) -> Any:
+            return builder.fadd(*(_load(builder, builder.gep(one, [offset]), 0, _VECTOR) for one in sources))
+
+        f = _clamp(builder, added(given[6].type(0)), -10, 10)
+        g = _clamp(builder, added(given[6]), -40, 40)
         a, b = _exp(builder, f, -2), _exp(builder, g, -1)
         below = builder.fmul(builder.fadd(_all(1), a), builder.fadd(_all(1), b))
         value = builder.fdiv(builder.fsub(_all(1), a), below)
-        _store(builder, value, _address(context, builder, signature.args[0], given[0], given[1]), 0)
+        _store(builder, value, _address(context, builder, kinds[0], given[0], given[1]), 0)
         return context.get_dummy_value()
 
-    return types.none(out, types.intp, gates, types.intp, types.intp), generate
+    return types.none(out, types.intp, gates, types.intp, cond, types.intp, types.intp), generate
 
 
 @_emitted
@@ -275,16 +284,17 @@ def _powers(typing: Any, values: Any, at: Any, count: Any, most: Any, scale: Any
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         pointer = _address(context, builder, signature.args[0], given[0], given[1])
         most, scale = _spread(builder, given[3]), _spread(builder, given[4])
-        total = cgutils.alloca_once_value(builder, _all(0))
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+        total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * LANES))
         with _vectors(builder, given[2]) as start:
             place = builder.gep(pointer, [start])
             x = builder.fmul(builder.fsub(_load(builder, place, 0, _VECTOR), most), scale)
             power = _exp(builder, _clamp(builder, x, -87, 0))
             _store(builder, power, place, 0)
-            builder.store(builder.fadd(builder.load(total), power), total)
-        return _reduced(builder, "fadd", builder.load(total), ir.Constant(_F32, 0))
+            builder.store(builder.fadd(builder.load(total), builder.fpext(power, wide)), total)
+        return _reduced(builder, "fadd", builder.load(total), ir.Constant(ir.DoubleType(), 0))
 
-    return types.float32(values, types.intp, types.intp, types.float32, types.float32), generate
+    return types.float64(values, types.intp, types.intp, types.float32, types.float32), generate
 
 
 @_emitted
@@ -299,18 +309,24 @@ def _copy(typing: Any, out: Any, out_at: Any, x: Any, x_at: Any) -> Any:
     return types.none(out, types.intp, x, types.intp), generate
 
 
-@_emitted
-def _sum(typing: Any, out: Any, out_at: Any, a: Any, a_at: Any, b: Any, b_at: Any) -> Any:
-    """out = a + b for LANES values."""
+# --- the same, plainly: what the vector code is tested against -----------------------------------------------
 
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        one = _load(builder, _address(context, builder, signature.args[2], given[2], given[3]), 0, _VECTOR)
-        two = _load(builder, _address(context, builder, signature.args[4], given[4], given[5]), 0, _VECTOR)
-        place = _address(context, builder, signature.args[0], given[0], given[1])
-        _store(builder, builder.fadd(one, two), place, 0)
-        return context.get_dummy_value()
 
-    return types.none(out, types.intp, a, types.intp, b, types.intp), generate
+def plain_multiply(out: Doubles, x: Doubles, weights: Doubles) -> Doubles:
+    """``multiply``: out ``[rows, columns]``, x ``[rows, depth]``, weights ``[depth, columns]``."""
+    return out + x @ weights
+
+
+def plain_gate(f: Doubles, g: Doubles) -> Doubles:
+    """``_gate``."""
+    gated: Doubles = np.tanh(f) / (1 + np.exp(-g.clip(-700)))
+    return gated
+
+
+def plain_powers(values: Doubles, most: float, scale: float) -> Doubles:
+    """``_powers``."""
+    powers: Doubles = np.exp((values - most) * scale)
+    return powers
 
 
 # --- loops --------------------------------------------------------------------------------------------------
@@ -345,11 +361,11 @@ def multiply(out, out_at, out_step, x, x_at, x_step, weights, at, words, rows, d
 
 @_compiled
 def look_ahead(net, streams, early, layer, position, steps, first, last):
-    """The past taps of a layer for ``steps`` steps from ``position`` on, whose inputs are all known."""
+    """``streams.ahead`` of a layer for ``steps`` steps from ``position`` on, whose past inputs are all known."""
     w = net.widths
     size, ring = streams.sizes[layer], streams.starts[-1]
     rows = (last - first) * steps
-    begin = (layer * streams.present.size + first) * streams.block * w.gates
+    begin = (layer * streams.present.size * streams.block + first * steps) * w.gates
     streams.ahead[begin : begin + rows * w.gates] = 0
     matrix = net.past.size // (net.dilations.size * w.past)
     for tap in range(w.past):
@@ -384,7 +400,7 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
             if position % steps == 0:
                 look_ahead(net, streams, scratch.early, layer, position, steps, first, last)
             for i in range(rows):
-                ahead = (layer * streams.present.size + first) * streams.block + i * steps + position % steps
+                ahead = layer * streams.present.size * streams.block + (first + i) * steps + position % steps
                 for c in range(0, w.gates, LANES):
                     _copy(gates, i * w.gates + c, streams.ahead, ahead * w.gates + c)
         else:
@@ -396,11 +412,8 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
                 multiply(
                     gates, START, w.gates, streams.rings, at, ring, net.past, matrix, w.words, rows, w.residual, w.gates
                 )
-        for i in range(rows):
-            given = (((first + i) * frames + frame) * layers + layer) * w.gates
-            for c in range(0, w.gates, LANES):
-                _sum(gates, i * w.gates + c, gates, i * w.gates + c, cond, given + c)
-            if w.past:
+        if w.past:
+            for i in range(rows):
                 slot = (first + i) * ring + streams.starts[layer] + (position & (streams.sizes[layer] - 1)) * w.row
                 for c in range(0, w.row, LANES):
                     _copy(streams.rings, slot + c, stream, i * w.stream + c)
@@ -409,14 +422,19 @@ def step(net, streams, scratch, cond, frames, frame, position, first, last):
         )
         width = w.gates // 2
         for i in range(rows):
+            given = (((first + i) * frames + frame) * layers + layer) * w.gates
             for c in range(0, width, LANES):
-                _gate(gated, i * width + c, gates, i * w.gates + c, width)
-        multiply(stream, START, w.stream, gated, START, width, net.out, layer * out, w.words, rows, w.gate, w.stream)
+                _gate(gated, i * width + c, gates, i * w.gates + c, cond, given + c, width)
+        # The last layer's residual output would reach nothing: its zeros are left out.
+        skipped = w.row if layer == layers - 1 else START
+        at = layer * out + skipped * w.gate * w.words // PANEL
+        columns = w.stream - skipped
+        multiply(stream, skipped, w.stream, gated, START, width, net.out, at, w.words, rows, w.gate, columns)
 
 
 @_compiled
 def head(net, scratch, rows):
-    """``scratch.logits`` of ``scratch.stream``'s skip sums, which it overwrites."""
+    """``scratch.logits`` ``[rows, Q']`` of ``scratch.stream``'s skip sums ``[rows, S']``, which it overwrites."""
     w = net.widths
     hidden, logits = net.hidden_bias.size, net.output_bias.size
     for i in range(rows):
@@ -440,18 +458,19 @@ def head(net, scratch, rows):
 def pick(logits, at, classes, u, temperature, top_p):
     """``reference.pick`` of the ``classes`` logits at ``at``, -inf after them to whole vectors; overwrites them."""
     padded = (classes + LANES - 1) // LANES * LANES
-    total = np.float64(_powers(logits, at, padded, _largest(logits, at, padded), np.float32(1 / temperature)))
+    total = _powers(logits, at, padded, _largest(logits, at, padded), np.float32(1 / temperature))
     if top_p < 1:
         total = _nucleus(logits[at : at + classes], top_p)
     target = u * total
     passed = 0.0
     found = 0
     for c in range(classes):
-        if logits[at + c] > 0:
+        more = passed + logits[at + c]
+        if more > passed:  # else it is too unlikely to be drawn, also where rounding leaves the target above all
             found = c
-            passed += logits[at + c]
-            if passed > target:
-                break
+        passed = more
+        if passed > target:
+            break
     return found
 
 
@@ -491,7 +510,10 @@ def _nucleus(values, top_p):
 
 @_compiled
 def draw(net, streams, scratch, cond, frames, noise, prefix, drawn, position, first, last, temperature, top_p):
-    """Fills ``drawn[first:last]`` ``[B, T]`` after the classes ``prefix`` ``[B, P]``; the streams go on P + T steps."""
+    """Fills ``drawn[first:last]``, int64 ``[B, T]``, after ``prefix``, int64 ``[B, P]``; the streams go on P + T steps.
+
+    cond: ``[B, frames, L, 2W']``, flat; noise: float64 ``[B, T]``; position: of the first of the steps.
+    """
     given, count = prefix.shape[1], noise.shape[1]
     for t in range(given + count):
         step(net, streams, scratch, cond, frames, t * frames // (given + count), position + t, first, last)

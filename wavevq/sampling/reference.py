@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling import Precision, hop_of
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Reference:
     Streams are drawn one after the other: products of several rows round differently from those of one.
     """
 
-    precision: str = "float32"
+    precision: Precision = "bfloat16"
 
     def __str__(self) -> str:
         return f"reference ({self.precision} weights)"
@@ -55,6 +56,7 @@ class Reference:
         prefix: Tensor | None = None,
         state: State | None = None,
     ) -> tuple[Tensor, State]:
+        hop = hop_of(weights, cond, noise, prefix)
         if state is None:
             used = rounded(weights) if self.precision == "bfloat16" else weights
             state = State(used, [start(used, 1) for _ in range(len(cond))])
@@ -64,7 +66,7 @@ class Reference:
         with one_thread(cond.device):
             for row, streams in enumerate(state.streams):
                 one = slice(row, row + 1)
-                drawn[one] = _draw(state.weights, cond[one], noise[one], temperature, top_p, prefix[one], streams)
+                drawn[one] = _draw(state.weights, cond[one], hop, noise[one], temperature, top_p, prefix[one], streams)
         return drawn, state
 
 
@@ -85,10 +87,17 @@ def start(weights: WaveNet, batch: int) -> Streams:
 
 
 def _draw(
-    weights: WaveNet, cond: Tensor, noise: Tensor, temperature: float, top_p: float, prefix: Tensor, state: Streams
+    weights: WaveNet,
+    cond: Tensor,
+    hop: int,
+    noise: Tensor,
+    temperature: float,
+    top_p: float,
+    prefix: Tensor,
+    state: Streams,
 ) -> Tensor:
+    """Classes int64 ``[1, T]`` of one stream after ``prefix`` ``[1, P]``, with noise ``[1, T]``."""
     given, count = prefix.shape[1], noise.shape[1]
-    hop = (given + count) // max(1, cond.shape[1])
     drawn = torch.cat([prefix, torch.empty_like(noise, dtype=torch.int64)], 1)
     for t in range(given + count):
         logits = step(weights, cond[:, t // hop], state)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wavevq.nn.transformer import Cache, Transformer
+from wavevq.sampling import hop_of
 from wavevq.sampling.reference import one_thread, pick
 
 
@@ -40,6 +41,7 @@ class Cached:
         prefix: Tensor | None = None,
         state: State | None = None,
     ) -> tuple[Tensor, State]:
+        hop_of(weights, cond, noise, prefix)
         if state is None:
             state = State([weights.start(1) for _ in cond], [weights.classes] * len(cond))
         given = 0 if prefix is None else prefix.shape[1]

@@ -1,0 +1,314 @@
+"""The learned prior: its likelihood, what it may see, how it is trained, and that sampling follows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trainings
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+from torch import Tensor
+
+from wavevq import experiment
+from wavevq.cli import main
+from wavevq.contracts import Batch, Sampler
+from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
+from wavevq.errors import WavevqError
+from wavevq.evaluate.rate import measure
+from wavevq.nn.transformer import Transformer
+from wavevq.nn.wavenet import WaveNet
+from wavevq.noise import uniform
+from wavevq.prior import Prior
+from wavevq.recipe import load_recipe
+from wavevq.run import PRIOR, load_run
+from wavevq.sampling import choose
+from wavevq.sampling.reference import pick
+from wavevq.sampling.transformer import Cached
+
+K, LABELS, DIM = 6, 3, 5
+NETWORKS = ("wavenet", "transformer")
+
+
+def network(kind: str, classes: int = K + 1) -> WaveNet | Transformer:
+    torch.manual_seed(4)
+    if kind == "transformer":
+        return Transformer(classes=classes, layers=2, width=16, heads=2, cond_dim=DIM)
+    return WaveNet(
+        classes=classes, layers=4, cycle=3, kernel=2, residual=16, gate=16, skip=16, head=16, cond_dim=DIM
+    )  # fmt: skip
+
+
+def prior(kind: str, drop: float = 0.0, random: bool = True) -> Prior:
+    made = Prior(network(kind), codes=K, labels=LABELS, dim=DIM, drop=drop, seed=0)
+    if random:
+        torch.nn.init.normal_(made.network.output.weight)
+    return made.eval()
+
+
+def sampler(made: Prior) -> Sampler:
+    return choose("cpu", "float32") if isinstance(made.network, WaveNet) else Cached()
+
+
+def batch(codes: Tensor, within: int = 0) -> Batch:
+    rows = len(codes)
+    return Batch(
+        codes,
+        torch.arange(rows) % LABELS,
+        torch.full((rows,), codes.shape[1]),
+        torch.arange(rows),
+        torch.full((rows,), within),
+    )
+
+
+# --- likelihood ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_before_training_every_class_is_as_likely(kind: str) -> None:
+    codes = torch.randint(K, (2, 9))
+    nats = prior(kind, random=False).nll(codes, torch.tensor([0, 2]), torch.ones(2, 9, dtype=torch.bool))
+    torch.testing.assert_close(nats, torch.full((2,), 9 * math.log(K + 1)))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_code_is_predicted_from_earlier_ones_and_the_label_alone(kind: str) -> None:
+    made = prior(kind).double()
+    codes = torch.randint(K, (1, 12))
+    label = torch.tensor([1])
+    right = made.logits(codes, label)
+    for place in range(12):
+        changed = codes.clone()
+        changed[0, place] = (codes[0, place] + 1) % K
+        differs = (made.logits(changed, label) - right).abs().amax(-1)[0] > 1e-12
+        assert not differs[: place + 1].any()
+        if place < 11:
+            assert differs[place + 1]
+    assert ((made.logits(codes, label + 1) - right).abs().amax(-1) > 1e-12).all()
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_what_is_masked_counts_for_nothing(kind: str) -> None:
+    made = prior(kind)
+    codes, label = torch.randint(K, (2, 10)), torch.tensor([0, 1])
+    mask = torch.arange(10) < torch.tensor([[10], [4]])
+    whole = made.nll(codes, label, mask)
+    alone = made.nll(codes[1:, :4], label[1:], mask[1:, :4])
+    # the same sums in products of other heights
+    torch.testing.assert_close(whole[1:], alone, rtol=1e-5, atol=1e-5)
+    grid = made.nll(codes.view(2, 2, 5), label, mask.view(2, 2, 5))  # any grid, in raster order
+    torch.testing.assert_close(grid, whole)
+
+
+def test_a_two_code_example_by_hand() -> None:
+    """With the network's last bias alone, p(code) = softmax(bias), whatever came before."""
+    made = prior("wavenet", random=False)
+    made.network.output.bias.data[:] = torch.log(torch.tensor([0.5, 0.2, 0.1, 0.1, 0.04, 0.03, 0.03]))
+    nats = made.nll(torch.tensor([[0, 1]]), torch.tensor([0]), torch.ones(1, 2, dtype=torch.bool))
+    assert nats.item() == pytest.approx(-math.log(0.5) - math.log(0.2), rel=1e-5)
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_row_from_within_a_clip_does_not_teach_its_first_code(kind: str) -> None:
+    made = prior(kind)
+    codes = torch.randint(K, (2, 8))
+    within = made.training_loss(batch(codes, within=1)).loss
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[:, 0] = False
+    expected = made.nll(codes, torch.tensor([0, 1]), mask).sum() / 14
+    torch.testing.assert_close(within, expected)
+
+
+def test_labels_are_dropped_by_the_example_and_not_by_the_batch() -> None:
+    made = prior("wavenet", drop=0.5)
+    one = batch(torch.randint(K, (40, 6)))
+    whole = made.training_loss(one).loss.item()
+    parts = [made.training_loss(Batch(*(t[i : i + 1] for t in (one.x, one.label, one.lengths, one.index, one.cond)))).loss.item() for i in range(40)]  # fmt: skip  # noqa: E501
+    assert whole == pytest.approx(np.mean(parts), rel=1e-5)
+    shown = prior("wavenet", drop=0.0).training_loss(one).loss.item()
+    assert whole != pytest.approx(shown, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_it_learns_what_can_be_learned_and_samples_it(kind: str) -> None:
+    """Each label counts upwards from its own number, eight codes long: nothing is left to chance but the label."""
+    codes = torch.stack([torch.tensor([(label + i) % K for i in range(8)] + [K]) for label in range(LABELS)])
+    made = prior(kind, random=False).train()
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.01)
+    for _ in range(150):
+        made.training_loss(batch(codes)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made.eval()
+    with torch.no_grad():
+        assert made.training_loss(batch(codes)).metrics["bits_per_code"] < 0.05
+    drawn = made.sample(torch.arange(LABELS), uniform(0, range(LABELS), 60), sampler(made))
+    assert [one.tolist() for one in drawn] == [row[:-1] for row in codes.tolist()]
+    rest = made.sample(torch.arange(LABELS), uniform(0, range(LABELS), 60), sampler(made), prefix=codes[:, :3])
+    assert [one.tolist() for one in rest] == [row[3:-1] for row in codes.tolist()]
+    held_out = Codes([row.numpy() for row in codes], list(range(LABELS)))
+    found = measure(made, held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
+    assert found.bits < 0.1
+    assert found.wrong_label_gap is not None and found.wrong_label_gap > 0.5  # noqa: PT018
+    assert found.unigram == pytest.approx(math.log2(K))
+    assert (found.sequences, found.codes) == (3, 24)
+
+
+# --- sampling -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_replay_the_samples_are_the_picks_of_the_parallel_forward(kind: str) -> None:
+    made = prior(kind).double()
+    label, noise = torch.tensor([0, 2]), uniform(3, range(2), 50)
+    c = made.label(label)[:, None].detach()
+    if isinstance(made.network, WaveNet):
+        drawn, _ = choose("reference", "float32")(made.network, made.network.conditioning(c).detach(), noise, 0.9, 0.95)
+    else:
+        drawn, _ = Cached()(made.network, c, noise, 0.9, 0.95)
+    logits = made.logits(drawn, label).detach()
+    again = [pick(one, u, 0.9, 0.95) for one, u in zip(logits.unbind(1), noise.T, strict=True)]
+    assert torch.equal(drawn, torch.stack(again, 1))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_clip_does_not_depend_on_the_others(kind: str) -> None:
+    made = prior(kind)
+    label, noise = torch.tensor([0, 2, 1]), uniform(3, range(3), 70)
+    together = made.sample(label, noise, sampler(made))
+    for row in range(3):
+        [alone] = made.sample(label[row : row + 1], noise[row : row + 1], sampler(made))
+        assert torch.equal(alone, together[row])
+        assert (alone < K).all()
+
+
+# --- codes --------------------------------------------------------------------------------------------------
+
+
+def corpus() -> Codes:
+    rng = np.random.default_rng(0)
+    rows = [np.append(rng.integers(K, size=n), K) for n in (1, 7, 20, 45)]
+    return Codes(rows, [0, 1, 2, 0])
+
+
+def test_crops_are_a_function_of_the_step_and_cover_the_corpus() -> None:
+    crops = CodeCrops(corpus(), crop=16, batch=4, rate=125, seed=3)
+    assert crops.steps_per_epoch == 2  # 1 + 1 + 2 + 3 windows
+    again = CodeCrops(corpus(), crop=16, batch=4, rate=125, seed=3)
+    starts = set()
+    for step in (0, 1, 5, 30):
+        one = crops.at(step)
+        assert torch.equal(one.x, again.at(step).x)
+        for rank in range(2):
+            assert torch.equal(crops.at(step, rank, 2).x, one.x[rank::2])
+        for row, length, within, label in zip(one.x, one.lengths, one.cond, one.label, strict=True):
+            sequences = [s for s, known in zip(corpus().sequences, corpus().labels, strict=True) if known == label]
+            places = [
+                start for s in sequences for start in range(len(s)) if np.array_equal(s[start:][:16], row[:length])
+            ]
+            assert places
+            assert not row[length:].any()
+            starts.add(int(within))
+    assert starts == {0, 1}
+    with pytest.raises(WavevqError, match=r"prior.batch 4 .* 3"):
+        crops.at(0, 0, 3)
+
+
+def test_codes_come_back_from_the_cache(tmp_path: Path) -> None:
+    rows = [np.array([3, 1]), np.zeros(0, np.int64), np.array([5])]
+    save_codes(tmp_path / "codes", rows)
+    for kept, row in zip(load_codes(tmp_path / "codes"), rows, strict=True):
+        np.testing.assert_array_equal(kept, row)
+    save_codes(tmp_path / "none", [])
+    assert load_codes(tmp_path / "none") == []
+    (tmp_path / "broken").write_bytes(b"codes")
+    with pytest.raises(WavevqError, match="broken: not the codes of a corpus"):
+        load_codes(tmp_path / "broken")
+
+
+# --- the stage and the command ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def here(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_audio: Callable[..., Path]) -> Path:  # fmt: skip  # noqa: E501
+    """A workplace with a run of both stages."""
+    folder = trainings.workplace(tmp_path_factory.mktemp("prior"), make_audio)
+    tree = yaml.safe_load((folder / "tiny.yaml").read_text())
+    sizes = {"layers": 2, "cycle": 2, "residual": 4, "gate": 4, "skip": 4, "head": 4}
+    if request.param == "transformer":
+        sizes = {"layers": 1, "width": 8, "heads": 2}
+    schedule = {"steps": 6, "batch": 3, "crop": 20, "validate_every": 3, "save_every": 2, "log_every": 2}
+    tree["prior"] = {"network": {"kind": request.param, **sizes}, "speaker_dim": 4, **schedule}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    return folder
+
+
+@pytest.fixture
+def run(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(here)
+    if not (here / "run").exists():
+        experiment.train(load_recipe("tiny.yaml"), Path("run"), False, Console(quiet=True))
+    return Path("run")
+
+
+def test_a_recipe_trains_both_stages(run: Path) -> None:
+    assert load_run(run).prior is not None
+    figures = yaml.safe_load((run / PRIOR / "summary.json").read_text())
+    assert figures["step"] == 6
+    assert figures["bits_per_code"] < figures["uniform_bits"] + 1
+
+
+def test_stages_one_by_one_are_the_same_and_a_killed_one_goes_on(run: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("tiny.yaml")
+    other = tmp_path / "other"
+    experiment.train(recipe, other, False, Console(quiet=True), "vqvae")
+    assert load_run(other).prior is None
+    short = load_recipe("tiny.yaml", ("prior.steps=6", "prior.cooldown=0.5"))
+    experiment.train(short, other, False, Console(quiet=True), "prior")
+    with pytest.raises(WavevqError, match="has a prior already"):
+        experiment.train(recipe, other, False, Console(quiet=True), "prior")
+    # As if it had been killed before its last checkpoint.
+    last = sorted((other / PRIOR / "checkpoints").iterdir())[-1]
+    (last / "state.json").unlink()
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    experiment.train(recipe, other, True, Console(quiet=True))
+    one, two = load_run(run).prior, load_run(other).prior
+    assert one is not None
+    assert two is not None
+    for name, value in one[0].state_dict().items():
+        assert torch.equal(value, two[0].state_dict()[name])
+
+
+def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:
+    words = ["sample", "--run", str(run), "--count", "3", "--seconds", "0.05", "--seed", "4"]
+    for place in ("a", "b"):
+        result = CliRunner().invoke(main, [*words, str(tmp_path / place)])
+        assert result.exit_code == 0, result.stderr
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["001.npy", "001.wav", "002.npy", "002.wav", "003.npy", "003.wav", "index.html"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    result = CliRunner().invoke(main, [*words, str(tmp_path / "a")])
+    assert result.exit_code == 2
+    assert "is there already" in result.stderr
+    result = CliRunner().invoke(main, [*words, "--speaker", "zoe", str(tmp_path / "c")])
+    assert result.exit_code == 2
+    assert "zoe: not a speaker" in result.stderr
+    primed = [*words, "--speaker", "ann", "--prime", "corpus/ann/ann_4.wav", str(tmp_path / "d")]
+    assert CliRunner().invoke(main, primed).exit_code == 0
+    own = load_run(run)
+    from wavevq.audio import read
+
+    begun = own.encode(read("corpus/ann/ann_4.wav"))
+    for name in ("001.npy", "002.npy", "003.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / "d" / name)[: len(begun)], begun)
