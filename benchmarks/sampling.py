@@ -1,7 +1,8 @@
 """Samples a second: the CPU sampler against the usual incremental loop and an eager one, in turn, on one thread.
 
 The usual loop is r9y9/wavenet_vocoder's ``incremental_forward`` (pip install --no-deps wavenet_vocoder==0.1.1 docopt);
-where it is absent, a loop of ours over the same kind of layers, and the output says which. The eager loop is
+where it is absent, a loop of ours over the same kind of layers, and the output says which. It is conditioned on the
+context and on the speaker by a convolution of its own for each in every layer, as its users do. The eager loop is
 ``sampling.reference.step``, all streams at once. Ours includes the conditioning, and noise.
 
 SMALL: 30 layers, residual 64, gate 128, skip 64, head 256; the paper's: residual 256, gate 512, skip 256.
@@ -35,7 +36,8 @@ from wavevq.sampling import choose, reference
 from wavevq.sampling.gpu import usable
 
 HOP, RATE, CODES_A_SECOND = 64, 16000, 250
-COND = 192  # as in recipes/vctk.yaml: context and speaker
+CONTEXT, SPEAKER, SPEAKERS = 128, 64, 109  # widths as in recipes/vctk.yaml, which joins them
+COND = CONTEXT + SPEAKER
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,11 @@ def eager(net: WaveNet, batch: int, count: int) -> Callable[[], object]:
 
 def usual(size: Size, batch: int, count: int) -> tuple[str, Callable[[], object]]:
     """Its name, and a call that draws ``count`` samples of every stream."""
-    c = torch.randn(batch, COND, count)
+    c, g = torch.randn(batch, CONTEXT, count), torch.randint(SPEAKERS, (batch, 1))
     start = F.one_hot(torch.full((batch,), 128), size.classes)[:, :, None].float()
     if importlib.util.find_spec("wavenet_vocoder") is None:
         loop = Incremental(size)
-        return "a per-layer incremental loop of ours", lambda: loop.draw(start[:, :, 0], c)
+        return "a per-layer incremental loop of ours", lambda: loop.draw(start[:, :, 0], c, g)
     wavenet_vocoder = importlib.import_module("wavenet_vocoder")
 
     net = wavenet_vocoder.WaveNet(
@@ -111,14 +113,16 @@ def usual(size: Size, batch: int, count: int) -> tuple[str, Callable[[], object]
         gate_channels=2 * size.gate,
         skip_out_channels=size.skip,
         kernel_size=2,
-        cin_channels=COND,
+        cin_channels=CONTEXT,
+        gin_channels=SPEAKER,
+        n_speakers=SPEAKERS,
         weight_normalization=False,
     ).eval()
     if batch > 1:  # it draws for one stream only; for several a last layer of ours does
         net.last_conv_layers.append(Draw())
     own = batch == 1
     return "wavenet_vocoder 0.1.1", torch.no_grad()(
-        lambda: net.incremental_forward(test_inputs=start, c=c, T=count, softmax=own, quantize=own)
+        lambda: net.incremental_forward(test_inputs=start, c=c, g=g, T=count, softmax=own, quantize=own)
     )
 
 
@@ -140,23 +144,26 @@ class Incremental(nn.Module):
         self.first = linear(size.classes, size.residual)
         self.dilations = [1 << layer % 10 for layer in range(size.layers)]
         self.dilated = nn.ModuleList(linear(2 * size.residual, 2 * size.gate) for _ in self.dilations)
-        self.condition = nn.ModuleList(linear(COND, 2 * size.gate, bias=False) for _ in self.dilations)
+        self.speaker = nn.Embedding(SPEAKERS, SPEAKER)
+        self.local = nn.ModuleList(linear(CONTEXT, 2 * size.gate, bias=False) for _ in self.dilations)
+        self.general = nn.ModuleList(linear(SPEAKER, 2 * size.gate, bias=False) for _ in self.dilations)
         self.out = nn.ModuleList(linear(size.gate, size.residual) for _ in self.dilations)
         self.skip = nn.ModuleList(linear(size.gate, size.skip) for _ in self.dilations)
         self.last = nn.ModuleList([linear(size.skip, size.skip), linear(size.skip, size.classes), Draw()])
 
     @torch.no_grad()
-    def draw(self, x: Tensor, c: Tensor) -> None:
+    def draw(self, x: Tensor, c: Tensor, g: Tensor) -> None:
+        speaker = self.speaker(g[:, 0])
         buffers = [x.new_zeros(len(x), d + 1, self.size.residual) for d in self.dilations]
         for t in range(c.shape[2]):
             h = self.first(x)
             total = x.new_zeros(len(x), self.size.skip)
-            for buffer, dilated, condition, out, skip in zip(
-                buffers, self.dilated, self.condition, self.out, self.skip, strict=True
+            for buffer, dilated, local, general, out, skip in zip(
+                buffers, self.dilated, self.local, self.general, self.out, self.skip, strict=True
             ):
                 buffer[:, :-1] = buffer[:, 1:].clone()
                 buffer[:, -1] = h
-                a, b = (dilated(buffer[:, [0, -1]].flatten(1)) + condition(c[:, :, t])).chunk(2, 1)
+                a, b = (dilated(buffer[:, [0, -1]].flatten(1)) + local(c[:, :, t]) + general(speaker)).chunk(2, 1)
                 gated = torch.tanh(a) * torch.sigmoid(b)
                 total = total + skip(gated)
                 h = (h + out(gated)) * 0.5**0.5

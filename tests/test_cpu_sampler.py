@@ -33,6 +33,7 @@ SHAPES = {
     "ragged": {"classes": 37, "layers": 7, "cycle": 5, "kernel": 2, "residual": 5, "gate": 19, "skip": 33, "head": 7},
     "taps": {"classes": 20, "layers": 6, "cycle": 4, "kernel": 3, "residual": 18, "gate": 8, "skip": 3, "head": 40},
     "no past": {"classes": 9, "layers": 2, "cycle": 1, "kernel": 1, "residual": 4, "gate": 4, "skip": 4, "head": 4},
+    "codes": {"classes": 513, "layers": 4, "cycle": 2, "kernel": 2, "residual": 64, "gate": 64, "skip": 64, "head": 64},
     "wide": {"classes": 130, "layers": 3, "cycle": 3, "kernel": 2, "residual": 150, "gate": 70, "skip": 40, "head": 9},
 }  # fmt: skip
 
@@ -216,7 +217,7 @@ def test_logits_are_those_of_the_reference(shape: str, precision: str) -> None:
 
 
 # shape, frames, hop: one frame, hop 1, fewer samples than the longest dilation
-REPLAYS = [("even", 30, 64), ("ragged", 50, 16), ("taps", 1, 700), ("no past", 300, 1), ("wide", 40, 10), ("even", 1, 1)]  # fmt: skip  # noqa: E501
+REPLAYS = [("even", 30, 64), ("ragged", 50, 16), ("taps", 1, 700), ("no past", 300, 1), ("wide", 40, 10), ("codes", 500, 1), ("even", 1, 1)]  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -46,3 +46,9 @@ def test_trains_resumes_encodes_and_samples_on_a_gpu(
     # Rounding may turn a near tie.
     assert (resumed.encode(recording) != on_cpu).mean() <= 0.01
     assert resumed.convert(recording, "bob").shape == (2000,)
+    # Neither the batch nor the pieces change a clip, to the last bit.
+    codes = [np.arange(n) % 40 for n in (70, 33, 100)]
+    together = resumed.decode_batch(codes, ["ann", "bob", "ann"], seed=3)
+    for audio, one, speaker in zip(together, codes, ["ann", "bob", "ann"], strict=True):
+        assert np.array_equal(audio, resumed.decode(one, speaker, seed=3))
+        assert np.array_equal(audio, np.concatenate(list(resumed.decode_stream(one, speaker, 0.01, seed=3))))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
+from replay import faithful, mismatches
 from torch import Tensor
 from torch.nn import functional as F
 
 from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import uniform
-from wavevq.sampling.reference import Reference, pick, start, step
+from wavevq.sampling.reference import Reference, pick, rounded, start, step
 
 
 def network(kernel: int, cycle: int, layers: int) -> WaveNet:
@@ -54,6 +57,16 @@ def test_replay_the_samples_are_the_picks_of_the_parallel_forward() -> None:
         [pick(logits, u, 0.8, 0.9) for logits, u in zip(net(drawn, cond).unbind(1), noise.T, strict=True)], 1
     )
     assert torch.equal(drawn, again)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_replay_in_float32(precision: Literal["float32", "bfloat16"]) -> None:
+    net = network(2, 3, 5)
+    cond = conditioning(net, 3, 40).float()
+    net = net.float()
+    noise = uniform(5, range(3), 400)
+    drawn, _ = Reference(precision)(net, cond, noise)
+    assert faithful(*mismatches(rounded(net) if precision == "bfloat16" else net, cond, drawn, noise))
 
 
 def test_replay_notices_a_lost_tap() -> None:
