@@ -36,9 +36,10 @@ CLIPS = 30  # held-out clips that are sampled: with six voices each pair of sour
 SECONDS = 1.5  # of each
 HEARD = 3  # clips on the page
 PLAIN = (
-    "Minutes of training show that training works: held-out bits/sample fall, codes and speaker are used. They do not "
-    "give intelligible conversion, which takes hours: hold the phones of reconstruction and conversion against those "
-    "of the original, of shuffled codes (another clip's, so that only the voice can be right) and of chance."
+    "Where training works, held-out bits/sample fall from one validation to the next, and both gaps are above 0: codes "
+    "and speaker are used. Minutes of it do not give intelligible conversion, which takes hours: hold the phones of "
+    "reconstruction and conversion against those of the original, of shuffled codes (another clip's, so that only the "
+    "voice can be right) and of chance."
 )
 
 
@@ -113,7 +114,9 @@ def trained(recipe: Recipe, folder: Path, console: Console) -> Run:
         console.print(f"{folder}: already trained; delete it to train again", soft_wrap=True, highlight=False)
     else:
         console.print(
-            f"training {recipe.train.steps} steps: some four minutes on two cores", soft_wrap=True, highlight=False
+            f"training {recipe.train.steps} steps: some minutes on two cores, if nothing else uses them",
+            soft_wrap=True,
+            highlight=False,
         )
         try:
             experiment.train(recipe, folder, resume=folder.exists(), console=console)
