@@ -32,7 +32,7 @@ def test_shipped_recipes_train_on_real_speech_and_convert_it(
     sets = [word for one in (f"data.root={test_data / folder}", *SHORT) for word in ("--set", one)]
     # The first layers are enough to be trained; thirty would only take longer.
     sets += ["--set", "model.decoder.layers=4", "--set", "evaluation.clips=2"]
-    trained = CliRunner().invoke(main, ["train", "--stage", "vqvae", str(RECIPES / f"{recipe}.yaml"), *sets, "--run", str(run)])
+    trained = CliRunner().invoke(main, ["train", str(RECIPES / f"{recipe}.yaml"), *sets, "--run", str(run)])
     assert trained.exit_code == 0, trained.output
     found = json.loads((run / "summary.json").read_text())
     # Two steps from the uniform distribution (8 bits), on the way to the marginal entropy
