@@ -138,7 +138,7 @@ def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, con
         else:
             with told.errors():
                 _pipe(run, clip.job.target, [clip.codes], clip.samples, sampling, told, console)
-    with _seconds_bar(sum(len(clip.codes) for clip in files) * run.recipe.hop / run.rate, console) as advance:
+    with seconds_bar(sum(len(clip.codes) for clip in files) * run.recipe.hop / run.rate, console) as advance:
         for group in grouped([len(clip.codes) for clip in files], AT_ONCE):
             batch = [files[i] for i in group]
             with told.timing():
@@ -166,7 +166,7 @@ def _pipe(
     """The first ``samples`` of the codes' audio on a stream, each chunk as soon as it is made."""
     done = 0
     try:
-        with _seconds_bar(samples / run.rate, console) as advance:
+        with seconds_bar(samples / run.rate, console) as advance:
             chunks = run.decode_stream(told.awaited(codes), sampling.speaker, **sampling.how)
             while True:
                 with told.timing():
@@ -408,7 +408,7 @@ def _with_bar(jobs: Sequence[Job], label: str, console: Console) -> Iterator[Job
             advance(1)
 
 
-def _seconds_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
+def seconds_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
     return _bar("sampling", total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from wavevq.audio import Recording, Signal
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Told, write_audio, write_codes
+from wavevq.files import CODES, Told, seconds_bar, write_audio, write_codes
 from wavevq.noise import VOICES, derived, uniform
 from wavevq.run import Run
 
@@ -60,14 +60,20 @@ def sample(
     with told.timing():
         every = run.sample_codes(speakers, frames, prime=given, **how)
         codes = every if given is None else [np.concatenate([given, one]) for one in every]
-        for start in range(0, count, AT_ONCE):
-            some = range(start, min(count, start + AT_ONCE))
-            # A clip that ended at once has nothing to be decoded.
-            said = [i for i in some if len(codes[i])]
-            audio = run.decode_batch([codes[i] for i in said], [speakers[i] for i in said], streams=said, **how)
-            signals = dict(zip(said, audio, strict=True))
-            nothing = np.zeros(0, np.float32)
-            clips += [Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, nothing)) for i in some]
+        with seconds_bar(sum(map(len, codes)) * run.recipe.hop / run.rate, console) as advance:
+            for start in range(0, count, AT_ONCE):
+                some = range(start, min(count, start + AT_ONCE))
+                said = [i for i in some if len(codes[i])]  # one that ended at once has nothing to be decoded
+                audio = run.decode_batch(
+                    [codes[i] for i in said],
+                    [speakers[i] for i in said],
+                    streams=said,
+                    advance=lambda samples: advance(samples / run.rate),
+                    **how,
+                )
+                signals = dict(zip(said, audio, strict=True))
+                nothing = np.zeros(0, np.float32)
+                clips += [Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, nothing)) for i in some]
     for clip in clips:
         write_audio(folder / f"{clip.name}.wav", clip.audio, run.rate)
         write_codes(folder / f"{clip.name}{CODES}", clip.codes)
