@@ -12,7 +12,7 @@ WORDS = {"up": (150, 290), "down": (290, 150), "low": (150, 150)}  # Hz, from th
 
 
 def say(speaker: str, word: str, take: int = 0, seconds: float = 0.4) -> Signal:
-    """A glide of harmonics in a little noise, levelled: float32 ``[T]``. Takes differ in noise and a little in pitch."""
+    """A glide of harmonics in a little noise, levelled: float32 ``[T]``. Takes differ in noise and in pitch."""
     draw = np.random.default_rng([take, *speaker.encode(), *word.encode()])
     first, last = (pitch * draw.uniform(0.97, 1.03) for pitch in WORDS[word])
     phase = 2 * np.pi * np.cumsum(np.linspace(first, last, round(seconds * RATE))) / RATE

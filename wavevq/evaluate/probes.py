@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class _ClipProbe(ABC):
         won = np.array([names.index(guess) for guess in self.classifier.predict(features)])
         pairs = self.classifier.decision_function(features).reshape(len(clips), -1)
         if len(names) == 2:
-            return np.where(won == 1, pairs[:, 0], -pairs[:, 0])
+            return cast(Features, np.where(won == 1, pairs[:, 0], -pairs[:, 0]))
         # One column a pair of classes in order, above 0 where the first of the two is the likelier.
         nearest = np.full(len(clips), np.inf)
         for column, (first, second) in enumerate(combinations(range(len(names)), 2)):
