@@ -20,6 +20,7 @@ FLOORS = {
     "audio": 0,
     "noise": 0,
     "distributed": 0,
+    "codes_file": 1,
     "data": 1,
     "nn": 1,
     "sampling": 2,

@@ -305,7 +305,8 @@ def _run_table(name: str | None) -> Table:
 
 
 def _codes_table(path: str, run: str | None) -> Table:
-    from wavevq.run import find_run, read_codes, read_recipe
+    from wavevq.codes_file import read_codes
+    from wavevq.run import find_run, read_recipe
 
     codes = read_codes(sys.stdin.buffer if path == "-" else path, path)
     table = _table(path)

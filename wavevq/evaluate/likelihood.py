@@ -57,7 +57,7 @@ def measure(
     batches = whole_clips(store, split, batch, model.hop, limit)
     codes, rate = _encoded(model, batches)
     donors = _donors(model, store, split, codes, seed)
-    wrong = _offsets(len(store.speakers), others, seed)
+    wrong = other_labels(len(store.speakers), others, seed)
     own, shuffled, shuffled_own, mistaken = 0.0, 0.0, 0.0, 0.0
     samples = shuffled_samples = 0
     classes = torch.zeros(model.decoder.distribution.classes, dtype=torch.int64)
@@ -166,9 +166,9 @@ def _bits(model: VqVae, batch: Batch, codes: list[Tensor], label: Tensor, mask: 
     return model.decoder.nll(batch.x, z, label, mask).double() / math.log(2)
 
 
-def _offsets(speakers: int, others: int | None, seed: int) -> list[int]:
-    """Which other speakers are tried: label + offset, modulo their number."""
-    every = np.arange(1, speakers)
+def other_labels(labels: int, others: int | None, seed: int) -> list[int]:
+    """Which wrong labels are tried: label + offset, modulo their number; ``others`` of them, None for all."""
+    every = np.arange(1, labels)
     if others is None or others >= len(every):
         return every.tolist()
     return sorted(np.random.default_rng(seed).choice(every, others, replace=False).tolist())
