@@ -35,6 +35,7 @@ FLOORS = {
     "files": 7,
     "generate": 8,
     "demo": 8,
+    "evaluation": 8,
     "cli": 9,
 }
 # The only imports within a floor, each one way. What a validation found is told in the types that the log declares.
