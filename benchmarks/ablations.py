@@ -1,0 +1,60 @@
+"""What each choice is worth, on the embedded corpus: python benchmarks/ablations.py beta (or another table).
+
+Every cell is recipes/demo.yaml with fewer steps and one thing changed. beta: weight of the commitment loss beside the
+paper's codebook loss; the paper saw no difference from 0.1 to 2.0 (section 3.2). codebook: that loss against moving
+averages. revival: with dead codes moved and without. jitter: chance that a latent is replaced by its neighbour's.
+input: raw waveform, log-mel or MFCC, each at 125 codes a second.
+"""
+
+from __future__ import annotations
+
+from cells import Cell, Study, study
+
+STEPS = "train.steps=1200"
+
+
+def cell(name: str, *overrides: str) -> Cell:
+    return Cell(name, (STEPS, *overrides))
+
+
+def codebook_loss(name: str, beta: float = 0.25, revive_after: int = 100) -> Cell:
+    """With the paper's quantizer; otherwise as in the recipe."""
+    section = f"{{kind: vq, codes: 128, dim: 64, beta: {beta}, revive_after: {revive_after}}}"
+    return cell(name, f"model.bottleneck={section}")
+
+
+def spectral(kind: str, bands: int) -> Cell:
+    """Frames of 32 ms instead of the waveform; as many residual blocks and channels."""
+    section = f"kind: {kind}, frame_hop: 64, frame_window: 256, bands: {bands}, channels: 128, residual_blocks: 2"
+    return cell(kind, f"model.encoder={{{section}}}")
+
+
+RECIPE = cell("ema")
+GRADIENT = codebook_loss("vq")
+TABLES = {
+    "beta": [
+        codebook_loss("vq beta 0.1", 0.1),
+        GRADIENT,  # 0.25
+        *(codebook_loss(f"vq beta {beta}", beta) for beta in (0.5, 1.0, 2.0)),
+    ],
+    "codebook": [GRADIENT, RECIPE],
+    "revival": [
+        RECIPE,
+        cell("ema without revival", "model.bottleneck.revive_after=0"),
+        GRADIENT,
+        codebook_loss("vq without revival", revive_after=0),
+    ],
+    "jitter": [RECIPE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
+    "input": [RECIPE, spectral("logmel", 40), spectral("mfcc", 13)],
+}
+COLUMNS = {
+    "bits/sample": "bits_per_sample",
+    "without a model": "marginal_bits",
+    "shuffled-codes gap": "shuffled_codes_gap",
+    "wrong-speaker gap": "wrong_speaker_gap",
+    "codes used": "codes_used",
+    "perplexity": "perplexity",
+}
+
+if __name__ == "__main__":
+    study(Study("ablations", TABLES, COLUMNS), __doc__ or "")

@@ -1,0 +1,201 @@
+"""Trainings that are compared: what ablations.py, collapse.py and other studies share.
+
+A study is a script of a few lines: it names its cells, imports this as ``cells`` and calls ``study``. A cell is a
+recipe with overrides; it is trained to its end in a run folder of its own, measured, and kept in
+``results/STUDY.json``. A cell that stands there already, of the same resolved recipe, is skipped; a training that was
+stopped goes on:
+
+    python benchmarks/STUDY.py [TABLE ...] [--list] [--out DIR] [--json FILE] [--threads N] [--set KEY=VALUE]
+
+``--set`` is for trying the script out, and asks for a ``--json`` of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from wavevq.audio import replacing
+from wavevq.build import build_store
+from wavevq.data.store import Store
+from wavevq.demo import trained
+from wavevq.errors import WavevqError
+from wavevq.recipe import Recipe, load_recipe
+from wavevq.run import SUMMARY, Run
+from wavevq.train.log import read_metrics
+
+ROOT = Path(__file__).parent.parent
+Figures = dict[str, float]
+Record = dict[str, Any]  # of one cell, as it stands in the file of results
+Measure = Callable[[Run, Store], Figures]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training. name: of its row and record, with dashes of its run folder too; unique in its study."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    recipe: str = "recipes/demo.yaml"
+
+    def resolved(self, more: Sequence[str] = ()) -> Recipe:
+        return load_recipe(ROOT / self.recipe, (*self.overrides, *more))
+
+
+@dataclass(frozen=True)
+class Study:
+    """name: of the file of results. tables: the cells of each; a cell may stand in several and is trained once.
+
+    columns: heading to the figure's key. measure: the figures of a finished run, by default of its last validation.
+    """
+
+    name: str
+    tables: Mapping[str, Sequence[Cell]]
+    columns: Mapping[str, str]
+    measure: Measure = lambda run, store: validated(run, store)
+
+
+@dataclass(frozen=True)
+class Options:
+    """tables: those asked for. out: where the run folders go. json: the file of results. more: of every recipe."""
+
+    tables: tuple[str, ...]
+    out: Path
+    json: Path
+    more: tuple[str, ...]
+    list: bool
+    threads: int
+
+
+def validated(run: Run, store: Store) -> Figures:
+    """The figures of the run's last validation, over all validation clips."""
+    line = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
+    return {key: value for key, value in line.items() if key not in ("finished", "step", "kind", "seconds")}
+
+
+def study(plan: Study, description: str) -> dict[str, Record]:
+    """Train and measure what lacks, print the tables. Returns the records of the tables asked for, by cell."""
+    given = options(plan, description)
+    console = Console()
+    records: dict[str, Record] = {}
+    try:
+        for cell in dict.fromkeys(cell for table in given.tables for cell in plan.tables[table]):
+            record = finished(cell, given)
+            if record is None and not given.list:
+                console.rule(cell.name)
+                record = made(cell, plan.measure, given, console)
+            if record is not None:
+                records[cell.name] = record
+    except WavevqError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    for table in given.tables:
+        print(f"\n{table}\n\n{markdown(plan.tables[table], plan.columns, records)}")
+    return records
+
+
+def options(plan: Study, description: str) -> Options:
+    """The command line's; sets torch's number of threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(plan.tables)}; by default all")
+    parser.add_argument("--list", action="store_true", help="print what is there, train nothing")
+    parser.add_argument("--out", type=Path, default=Path("runs") / plan.name, metavar="DIR", help="for the run folders")
+    kept = ROOT / "results" / f"{plan.name}.json"
+    parser.add_argument("--json", type=Path, default=kept, metavar="FILE", help="the results, read and written")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe, for a try")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="torch threads (default 2)")
+    given = parser.parse_args()
+    if unknown := sorted(set(given.tables) - plan.tables.keys()):
+        parser.error(f"{unknown[0]}: no such table; there are {', '.join(plan.tables)}")
+    if given.set and given.json == kept:
+        parser.error("--set: makes other cells than those of the results; name a file for them with --json")
+    torch.set_num_threads(given.threads)
+    tables = tuple(given.tables) or tuple(plan.tables)
+    return Options(tables, given.out, given.json, tuple(given.set), given.list, given.threads)
+
+
+def finished(cell: Cell, given: Options) -> Record | None:
+    """The cell's record, where it is of this recipe."""
+    found = records_in(given.json).get(cell.name)
+    return found if found and found["recipe_sha256"] == digest(cell.resolved(given.more)) else None
+
+
+def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Record:
+    """Train and measure a cell, and keep its record."""
+    recipe = cell.resolved(given.more)
+    given.out.mkdir(parents=True, exist_ok=True)
+    run = trained(recipe, given.out / cell.name.replace(" ", "-"), console)
+    record = {
+        "recipe": cell.recipe,
+        "set": [*cell.overrides, *given.more],
+        "recipe_sha256": digest(recipe),
+        "data": f"{recipe.data.kind}, {recipe.data.rate} Hz",
+        "steps": run.step,
+        "seed": recipe.seed,
+        "seconds_of_steps": round(seconds_of_steps(run.folder, recipe), 1),
+        "hardware": f"{processor()}, {given.threads} threads",
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": datetime.now().date().isoformat(),
+        "figures": measure(run, build_store(recipe)),
+    }
+    records = {**records_in(given.json), cell.name: record}
+    with replacing(given.json) as partial:
+        partial.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def records_in(path: Path) -> dict[str, Record]:
+    """What a file of results holds; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        records: dict[str, Record] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WavevqError(f"{path}: not a file of results ({error})") from None
+    return records
+
+
+def digest(recipe: Recipe) -> str:
+    """Of what the recipe says, defaults left out: a key that the grammar gains leaves old results as they are."""
+    said = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def seconds_of_steps(folder: Path, recipe: Recipe) -> float:
+    """What the training took without its validations, as its log says; a stop between two lines is not seen."""
+    plan, before, seconds = recipe.train, 0, 0.0
+    for line in read_metrics(folder, "train"):
+        audio = (line["step"] - before) * plan.batch * plan.crop / recipe.data.rate
+        seconds += audio / line["audio_seconds_per_second"]
+        before = line["step"]
+    return seconds
+
+
+def processor() -> str:
+    """The CPU's name, as far as the system tells."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def markdown(cells: Sequence[Cell], columns: Mapping[str, str], records: Mapping[str, Record]) -> str:
+    """A table of the cells' figures; a dash where there is none."""
+    rows = [["cell", *columns], ["---"] * (1 + len(columns))]
+    for cell in cells:
+        figures = records[cell.name]["figures"] if cell.name in records else {}
+        rows.append([cell.name, *(f"{figures[key]:.4g}" if key in figures else "–" for key in columns.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,110 @@
+"""The studies of benchmarks/: a cell is trained once, kept, and skipped while its recipe stays the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return __import__("cells")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_corpus: Path) -> Path:
+    """Where the command is given, with a recipe that takes a second."""
+    widths = dict.fromkeys(("residual", "gate", "skip", "head", "context", "speaker_dim"), 4)
+    tree = {
+        "data": {"kind": "folder", "root": str(small_corpus), "rate": 8000, "held_out": 0.3},
+        "model": {
+            "encoder": {"kind": "waveform", "strides": [4, 4], "channels": 4},
+            "bottleneck": {"kind": "ema", "codes": 8, "dim": 2},
+            "decoder": {"kind": "wavenet", "layers": 2, "cycle": 2, "context_layers": 1, **widths},
+        },
+        "train": {"steps": 2, "batch": 2, "crop": 64},
+        "evaluation": {"sampled": 0},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    """What a study of three cells in two tables leaves, given as a command."""
+    one, other = (cells.Cell(f"{n} steps", (f"train.steps={n}",), str(place / "tiny.yaml")) for n in (2, 3))
+    plan = cells.Study("tried", {"first": [one], "both": [one, other]}, {"bits": "bits_per_sample", "none": "nothing"})
+    monkeypatch.setattr(sys, "argv", ["tried.py", "--json", "found.json", "--threads", "1", *words])
+    records: dict[str, Any] = cells.study(plan, "a study")
+    return records
+
+
+def test_a_cell_is_trained_once(
+    cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = []
+    train = cells.trained
+
+    def watched(recipe: Any, folder: Path, console: Any) -> Any:
+        trained.append(folder.name)
+        return train(recipe, folder, console)
+
+    monkeypatch.setattr(cells, "trained", watched)
+    first = command(cells, place, monkeypatch, "first")
+    assert trained == ["2-steps"]
+    both = command(cells, place, monkeypatch)
+    assert trained == ["2-steps", "3-steps"]
+    assert json.loads((place / "found.json").read_text()) == both
+    assert both["2 steps"] == first["2 steps"]
+    assert (both["3 steps"]["steps"], both["3 steps"]["command"]) == (
+        3,
+        "python benchmarks/tried.py --json found.json --threads 1",
+    )
+    assert 0 < both["3 steps"]["figures"]["bits_per_sample"] < 20
+    row = f"| 3 steps | {both['3 steps']['figures']['bits_per_sample']:.4g} | – |"
+    assert row in capsys.readouterr().out.splitlines()
+    # Another recipe is another cell, and nothing is trained by --list.
+    text = (place / "tiny.yaml").read_text()
+    (place / "tiny.yaml").write_text(text.replace("codes: 8", "codes: 4"))
+    assert command(cells, place, monkeypatch, "--list") == {}
+    # A default that is written out is no other.
+    (place / "tiny.yaml").write_text(text + "seed: 0\n")
+    assert command(cells, place, monkeypatch, "--list") == both
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["third"], "third: no such table; there are first, both"), (["--set", "seed=1"], "")],
+)
+def test_mistakes(
+    cells: Any,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    kept = ["--json", str(BENCHMARKS.parent / "results" / "tried.json")] if "--set" in words else []
+    with pytest.raises(SystemExit) as ended:
+        command(cells, place, monkeypatch, *words, *kept)
+    assert ended.value.code == 2
+    assert (said or "makes other cells than those of the results") in capsys.readouterr().err
+
+
+def test_the_ablations_are_sound(cells: Any) -> None:
+    """Every cell's recipe can be read, names are unique, and a table's cells differ."""
+    plan = __import__("ablations")
+    by_name: dict[str, str] = {}
+    for table in plan.TABLES.values():
+        digests = [cells.digest(cell.resolved()) for cell in table]
+        assert len(set(digests)) == len(table)
+        for cell, found in zip(table, digests, strict=True):
+            assert by_name.setdefault(cell.name, found) == found
