@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wavevq.data.store import Phone
+from wavevq.data.alignments import Phone
 from wavevq.errors import WavevqError
 from wavevq.evaluate import phonemes
 from wavevq.evaluate.phonemes import Spoken, mapped, measure

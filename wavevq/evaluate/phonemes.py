@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavevq.data.store import Phone
+from wavevq.data.alignments import Phone
 from wavevq.errors import WavevqError
 from wavevq.evaluate.phones import CLASSES, NOWHERE, SILENCE, frame_classes
 

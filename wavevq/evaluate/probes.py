@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from wavevq.data.store import Phone
+from wavevq.data.alignments import Phone
 from wavevq.evaluate.phones import NOWHERE, phone_at
 
 Clip = np.ndarray[Any, np.dtype[np.float32]]
