@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from wavevq.data import corpora
 from wavevq.data.alignments import Phone
+from wavevq.data.codes import Codes
+from wavevq.data.corpora import Split
+from wavevq.data.store import prepare
 from wavevq.errors import WavevqError
 from wavevq.evaluate import phonemes
+from wavevq.evaluate.metric import NotMeasured
 from wavevq.evaluate.phonemes import Spoken, mapped, measure
 from wavevq.evaluate.phones import CLASSES, IPA, NOWHERE, SILENCE, class_of, frame_classes, phone_at
+from wavevq.evaluate.subject import Subject
+from wavevq.recipe import Evaluation
 
 HOP = 0.04
 SYMBOLS = [symbols[0] for symbols in IPA.values()]
@@ -157,6 +166,53 @@ def test_the_classifier_is_fitted_on_a_share_of_many_frames(monkeypatch: pytest.
     monkeypatch.setattr(phonemes, "MOST_FRAMES", 2000)
     found = measure(spoken(drawn(0)), spoken(drawn(1)), len(CLASSES), HOP, 0)
     assert found.in_context > 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class Knowing(Subject):
+    """Its codes are the classes of the phones."""
+
+    @property
+    def hop(self) -> int:
+        return 400
+
+    @property
+    def size(self) -> int:
+        return len(CLASSES)
+
+
+def subject(corpus: Path, make_audio: Callable[..., Path], split: str = "val", phones: bool = True) -> Knowing:
+    symbols = ("AA1", "B", "sil", "IY0", "K")
+    for speaker in ("ann", "bob"):
+        for i in range(6):
+            path = make_audio(corpus / speaker / f"{i}.wav", seconds=0.5)
+            if phones:
+                said = [f"{i} 1 {0.1 * j} 0.1 {symbols[(i + j) % 5]}\n" for j in range(5)]
+                path.with_suffix(".ctm").write_text("".join(said))
+    store = prepare(corpora.folder(corpus, 0.3, 0), 8000, None)
+
+    def encoded(which: Split) -> Codes:
+        every = [frame_classes(clip.phones or (), 10, 0.05, clip.name) for clip in store.split(which)]
+        return Codes([np.append(np.maximum(one, 0), len(CLASSES)) for one in every], [0] * len(every))
+
+    plan = Evaluation(split=split)
+    return Knowing(None, None, store, plan, 0, encoded, None, print)  # type: ignore[arg-type]
+
+
+def test_the_metric_hears_codes_that_are_phones(tmp_path: Path, make_audio: Callable[..., Path], cache: Path) -> None:
+    figures = {one.name: one.value for one in phonemes.metric(subject(tmp_path / "corpus", make_audio)).figures}
+    assert figures["accuracy"] == figures["accuracy without silence"] == 1.0
+    assert figures["silence"] == pytest.approx(0.2)
+    assert figures["frames"] == 40  # 30 % of 12 clips, ten codes each
+
+
+def test_the_metric_needs_phones_and_held_out_clips(
+    tmp_path: Path, make_audio: Callable[..., Path], cache: Path
+) -> None:
+    with pytest.raises(NotMeasured, match=r"needs phone boundaries: .*data\.alignments"):
+        phonemes.metric(subject(tmp_path / "mute", make_audio, phones=False))
+    with pytest.raises(NotMeasured, match=r"evaluation\.split is train"):
+        phonemes.metric(subject(tmp_path / "corpus", make_audio, split="train"))
 
 
 def test_mistakes_are_named() -> None:

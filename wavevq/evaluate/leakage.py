@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavevq.errors import WavevqError
+from wavevq.evaluate.metric import Figure, Findings, NotMeasured
 from wavevq.evaluate.probes import Clip, Score, SpeakerProbe
+from wavevq.evaluate.subject import Subject
 
 Codes = Sequence[NDArray[np.integer[Any]]]  # of each clip, [F]
 
+MOST_CLIPS = 3000  # training clips that the classifiers are fitted on, spread evenly over the corpus
 LOOSENESS = 10.0  # of the classifier's regularisation (scikit-learn's C), for features whose squares sum to 2
 
 
@@ -68,3 +71,33 @@ def _shares(codes: NDArray[np.integer[Any]]) -> dict[str, float]:
     names = [str(code) for code in codes.tolist()]
     pairs = [f"{one} {two}" for one, two in pairwise(names)]
     return {name: math.sqrt(count / len(some)) for some in (names, pairs) for name, count in Counter(some).items()}
+
+
+def metric(subject: Subject) -> Findings:
+    """The metric ``leakage`` of ``wavevq evaluate``."""
+    clips = subject.learned
+    most = min(MOST_CLIPS, len(clips))
+    places = [i * len(clips) // most for i in range(most)]
+    speakers = [clips[i].speaker for i in places]
+    if len(set(speakers)) < 2:
+        raise NotMeasured("not measured: needs training clips of two speakers")
+    held = [clip.speaker for clip in subject.clips]
+    codes = from_codes([subject.training_codes[i] for i in places], speakers, subject.codes, held)
+    audio = from_audio(
+        [subject.store.audio(clips[i]) for i in places],
+        speakers,
+        [subject.store.audio(clip) for clip in subject.clips],
+        held,
+        subject.rate,
+    )
+    return Findings(
+        "Leakage",
+        (
+            Figure("speaker told by the codes", codes.value, codes.unit, "less is better"),
+            Figure("speaker told by MFCC", audio.value, audio.unit, "of the same clips' audio"),
+            Figure("chance", codes.chance, codes.unit, "always the speaker with most training clips"),
+        ),
+        f"Two classifiers, fitted on {len(places)} training clips, say who speaks in {len(held)} held-out ones: one "
+        "sees how often each code and each pair of codes occurs in a clip, the other mean and deviation of its MFCC. "
+        "What the first reaches is a lower bound of what the codes give away.",
+    )

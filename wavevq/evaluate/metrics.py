@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, likelihood
+from wavevq.evaluate import codebook, leakage, likelihood, phonemes
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
     "likelihood": Metric(likelihood.metric),
+    "leakage": Metric(leakage.metric),
+    "phonemes": Metric(phonemes.metric),
 }
