@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, leakage, likelihood, phonemes
+from wavevq.evaluate import codebook, leakage, likelihood, phonemes, samples
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
@@ -10,4 +10,5 @@ METRICS: dict[str, Metric] = {
     "likelihood": Metric(likelihood.metric),
     "leakage": Metric(leakage.metric),
     "phonemes": Metric(phonemes.metric),
+    "samples": Metric(samples.metric),
 }
