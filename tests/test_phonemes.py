@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,8 +196,8 @@ def subject(corpus: Path, make_audio: Callable[..., Path], split: str = "val", p
         every = [frame_classes(clip.phones or (), 10, 0.05, clip.name) for clip in store.split(which)]
         return Codes([np.append(np.maximum(one, 0), len(CLASSES)) for one in every], [0] * len(every))
 
-    plan = Evaluation(split=split)
-    return Knowing(None, None, store, plan, 0, encoded, None, print)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"store": store, "plan": Evaluation(split=split), "seed": 0, "encoded": encoded}
+    return Knowing(**{field.name: given.get(field.name) for field in fields(Subject)})
 
 
 def test_the_metric_hears_codes_that_are_phones(tmp_path: Path, make_audio: Callable[..., Path], cache: Path) -> None:
