@@ -72,6 +72,12 @@ class Run:
             raise WavevqError(f"{name}: not a speaker of {self.folder}; it knows {', '.join(self.speakers)}")
         return self.speakers.index(name)
 
+    def trained_prior(self) -> tuple[Prior, Sampler]:
+        """The prior, and what draws from it. Raises WavevqError where there is none."""
+        if self.prior is None:
+            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+        return self.prior
+
     @torch.no_grad()
     def encode(self, recording: Recording) -> NDArray[np.int64]:
         """Codes int64 ``[F]``, one for each hop of samples, the last for what is left."""
@@ -132,9 +138,7 @@ class Run:
         returned. Raises WavevqError where the run has no prior, or one that cannot do what is asked.
         """
         check_sampling(seed, temperature, top_p)
-        if self.prior is None:
-            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
-        prior, sampler = self.prior
+        prior, sampler = self.trained_prior()
         if None in speakers and prior.labels and not prior.drop:
             raise WavevqError(f"{self.folder}: its prior was never trained without a speaker; name one")
         known = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
