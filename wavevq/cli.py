@@ -268,6 +268,14 @@ def decompress(
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
 @click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
 @click.option("--speaker", metavar="S", help="Whose voice; by default each clip's is drawn by the seed.")
+@click.option(
+    "--guidance",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="W",
+    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); by the reference sampler, slowly.",
+)
 @_sampling
 @_run
 def sample(
@@ -276,6 +284,7 @@ def sample(
     seconds: float,
     prime: str | None,
     speaker: str | None,
+    guidance: float,
     run: str | None,
     sampler: Backend,
     precision: Precision,
@@ -288,7 +297,9 @@ def sample(
     console = _console()
     trained = _load(run, console, sampler, precision)
     begun = read(prime) if prime else None
-    generate.sample(trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, **how)
+    generate.sample(
+        trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, guidance=guidance, **how
+    )
 
 
 @main.command()
@@ -321,6 +332,7 @@ def _load(name: str | None, console: Console, sampler: Backend | None = None, pr
     from wavevq.run import load_run
 
     run = load_run(name, sampler=sampler or "reference", precision=precision)
+    run.codebook()  # every command that loads a model works on codes
     if not name:
         by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
         console.print(f"run: {run.folder} ({by})", soft_wrap=True, highlight=False)
@@ -364,7 +376,8 @@ def _run_table(name: str | None) -> Table:
     table = _table(str(folder))
     table.add_row("data", f"{recipe.data.kind}, {recipe.data.rate} Hz")
     table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
-    table.add_row("codebook", f"{model.bottleneck.kind}, K = {model.bottleneck.codes}, D = {model.bottleneck.dim}")
+    size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
+    table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.layers} layers, {model.decoder.residual} channels")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
@@ -396,8 +409,9 @@ def _codes_table(path: str, run: str | None) -> Table:
         return table  # no run, no duration
     recipe = read_recipe(folder)
     table.add_row("run", str(folder))
-    if codes.min() < 0 or codes.max() >= recipe.model.bottleneck.codes:
-        table.add_row("", f"its codebook has 0 to {recipe.model.bottleneck.codes - 1}: these are not its codes")
+    size = recipe.model.bottleneck.codes or 0
+    if codes.min() < 0 or codes.max() >= size:
+        table.add_row("", f"its codebook has {f'0 to {size - 1}' if size else 'no codes'}: these are not its codes")
     else:
         table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
         _add_rate_rows(table, recipe)
@@ -406,10 +420,10 @@ def _codes_table(path: str, run: str | None) -> Table:
 
 def _add_rate_rows(table: Table, recipe: Recipe) -> None:
     rate = recipe.data.rate / recipe.hop
-    bits = math.log2(recipe.model.bottleneck.codes)
     table.add_row("hop", f"{recipe.hop} samples")
     table.add_row("code rate", f"{rate:.4g} codes/s")
-    table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
+    if recipe.model.bottleneck.codes:
+        table.add_row("bit rate", f"{rate * math.log2(recipe.model.bottleneck.codes):.4g} bits/s")
 
 
 def _table(title: str) -> Table:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wavevq.errors import WavevqError
@@ -22,13 +22,12 @@ from wavevq.errors import WavevqError
 Split = Literal["train", "val", "val_unseen"]
 SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen")
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
-# Beside a recording: start in seconds, end in seconds, symbol, tabs between; a first line that names them may stand.
-PHONES = ".phones.tsv"
+ALIGNED = (".phones.tsv", ".TextGrid", ".textgrid", ".ctm")  # files of phones; data/alignments.py reads them
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording. name: its path relative to the listing's root, unique in it. phones: its sidecar, if any."""
+    """One recording. name: its path relative to the listing's root, unique in it. phones: its alignment, if any."""
 
     name: str
     speaker: str
@@ -75,7 +74,7 @@ def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listi
     if not found:
         raise WavevqError(f"data.microphone: {base} holds no recording of {microphone}, only of the other one")
     written = {path.stem for path in (base / "txt").glob("*/*.txt")}
-    missing = ({_utterance(path) for path in recorded} | written) - {_utterance(path) for path in found}
+    missing = ({utterance(path.stem) for path in recorded} | written) - {utterance(path.stem) for path in found}
     # Lists made for one microphone serve the other.
     rename = partial(re.sub, r"_mic\d(?=\.\w+$)", f"_{microphone}")
     return _listing(top, base, found, len(missing), _parent, held_out, seed, rename)
@@ -127,6 +126,15 @@ def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
     raise _no_corpus(root, "recordings/<digit>_<speaker>_<index>.wav or wav48/<speaker>/*.wav")
 
 
+def digit(name: str) -> str:
+    """The digit that is said in a clip of ``fsdd``, "0" to "9"."""
+    path = PurePosixPath(name)
+    pattern = r"(\d)_.+_\d+" if path.parent.name == "recordings" else r".*_(\d)\d+"
+    if not (found := re.fullmatch(pattern, path.stem)):
+        raise WavevqError(f"{name}: its name does not tell the digit, as 7_jackson_32 and jackson_732 do")
+    return found[1]
+
+
 def speaker_info(base: Path) -> dict[str, str]:
     """What ``speaker-info.txt`` (VCTK) or ``SPEAKERS.TXT`` (LibriSpeech) in ``base`` tells of each speaker.
 
@@ -142,6 +150,11 @@ def speaker_info(base: Path) -> dict[str, str]:
         if len(columns) > 1 and columns[0].isdigit():
             about[columns[0]] = columns[1]
     return about
+
+
+def utterance(stem: str) -> str:
+    """The name of what is said in a recording: VCTK has one for each microphone."""
+    return re.sub(r"_mic\d$", "", stem)
 
 
 # --- what they share ----------------------------------------------------------------------------------------
@@ -257,13 +270,9 @@ def _parent(path: Path) -> str:
     return path.parent.name
 
 
-def _utterance(path: Path) -> str:
-    return re.sub(r"_mic\d$", "", path.stem)
-
-
 def _phones(path: Path) -> Path | None:
-    sidecar = path.with_name(path.stem + PHONES)
-    return sidecar if sidecar.is_file() else None
+    """The alignment that lies beside a recording and has its name, if any."""
+    return next((found for suffix in ALIGNED if (found := path.with_name(path.stem + suffix)).is_file()), None)
 
 
 def _lines(path: Path) -> list[str]:
