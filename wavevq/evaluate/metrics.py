@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, likelihood
+from wavevq.evaluate import codebook, evidence
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
-    "likelihood": Metric(likelihood.metric),
+    "likelihood": Metric(evidence.metric),
 }
