@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from wavevq.evaluate.subject import SAMPLED, Subject
 from wavevq.nn.encoders import valid
 from wavevq.recipe import load_recipe
 from wavevq.run import Run, load_run
+from wavevq.vqvae import VqVae
 
 QUIET = Console(quiet=True)
 PRIOR = {
@@ -123,6 +126,12 @@ def test_another_corpus_is_refused(place: Path, tmp_path: Path, make_audio: Call
     result = call(place, "--set", f"data.root={tmp_path / 'corpus'}")
     assert result.exit_code == 2
     assert "knows the speakers ann, bob; the corpus has zoe" in result.stderr
+
+
+def test_a_run_without_codes_is_refused(run: Run) -> None:
+    without = SimpleNamespace(bottleneck=SimpleNamespace(codes=None))
+    with pytest.raises(WavevqError, match="has no codes"):
+        evaluation.subject_of(replace(run, model=cast(VqVae, without)), run.recipe, QUIET)
 
 
 # --- metrics that cannot be had -----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,9 +14,10 @@ from wavevq.data import corpora, synthetic
 from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, cache_folder, prepare
 from wavevq.decoders import WaveNetDecoder
+from wavevq.nn.bottlenecks import Bottleneck, Plain, Variational
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
-from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer, VectorQuantizer
+from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
@@ -44,12 +45,21 @@ def build_store(recipe: r.Recipe) -> Store:
     return prepare(build_listing(recipe.data, recipe.seed), recipe.data.rate, recipe.data.trim_db)
 
 
+def build_words(data: r.Data) -> Callable[[str], str] | None:
+    """What finds the word in a clip by its name, where each clip holds one word of a closed vocabulary."""
+    match data:
+        case r.Fsdd():
+            return corpora.digit
+        case _:
+            return None
+
+
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     """The recipe's model with initial weights, a function of its seed."""
     with seeded(recipe.seed):
         return VqVae(
             build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
-            build_bottleneck(recipe.model.bottleneck, recipe.seed),
+            build_bottleneck(recipe.model.bottleneck, recipe.hop, recipe.seed),
             build_decoder(recipe.model.decoder, recipe.model.bottleneck.dim, speakers),
             hop=recipe.hop,
             jitter=recipe.model.jitter,
@@ -75,12 +85,16 @@ def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
 
 
-def build_bottleneck(b: r.Bottleneck, seed: int) -> VectorQuantizer:
+def build_bottleneck(b: r.Bottleneck, hop: int, seed: int) -> Bottleneck:
     match b:
         case r.GradientVq():
             return GradientQuantizer(b.codes, b.dim, b.beta, b.revive_after, seed)
         case r.EmaVq():
             return EmaQuantizer(b.codes, b.dim, b.beta, b.revive_after, b.decay, seed)
+        case r.Vae():
+            return Variational(b.dim, hop, b.weight, b.anneal, b.free_bits, seed)
+        case r.NoBottleneck():
+            return Plain()
 
 
 def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecoder:
@@ -112,6 +126,7 @@ def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: 
 def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
     """The recipe's prior with initial weights, a function of its seed."""
     codes = recipe.model.bottleneck.codes
+    assert codes is not None, "the recipe's grammar sees to it"
     labels = speakers if plan.speaker_dim else 0
     dim = plan.speaker_dim or 1
     with seeded(recipe.seed):

@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 
 from wavevq import __version__
 from wavevq.audio import Signal
-from wavevq.build import build_store
+from wavevq.build import build_store, build_words
 from wavevq.data.batches import grouped
 from wavevq.errors import WavevqError
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, NotMeasured, Plot, Table
@@ -100,7 +100,11 @@ def with_overrides(run: Run, overrides: tuple[str, ...]) -> Recipe:
 
 
 def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
-    """What the metrics are given. Raises WavevqError for a corpus of other speakers, and where nothing is held out."""
+    """What the metrics are given.
+
+    Raises WavevqError for a run without codes, a corpus of other speakers, and where nothing is held out.
+    """
+    run.codebook()
     store = build_store(recipe)
     if store.speakers != run.speakers:
         raise WavevqError(
@@ -139,6 +143,8 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
         seed=recipe.seed,
         encoded=lambda split: encoded(run.model, newest, store, split),
         draw=draw,
+        compose=lambda speakers, frames: run.sample_codes(speakers, frames, seed=recipe.seed),
+        word_of=build_words(recipe.data),
         say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
     )
 

@@ -128,6 +128,7 @@ def encoded(model: VqVae, weights: Path, store: Store, split: Split) -> Codes:
         found = encode_all(model, whole_clips(store, split, BATCH, model.hop))
         save_codes(path, [found[place].cpu().numpy() for place in range(len(clips))])
     end = model.bottleneck.codes
+    assert end is not None, "the recipe's grammar sees to it"
     speakers = {name: label for label, name in enumerate(store.speakers)}
     return Codes([np.append(one, end) for one in load_codes(path)], [speakers[clip.speaker] for clip in clips])
 

@@ -119,6 +119,7 @@ def enumerate_signal(model: VqVae, priors: Sequence[Prior | None], x: Tensor, la
     device = next(model.parameters()).device
     size, frames = model.bottleneck.codes, len(x) // model.hop
     found = model.encode(x[None, None].to(device), torch.tensor([len(x)], device=device)).codes
+    assert size is not None
     assert found is not None
     own = 0
     for code in found[0].tolist():
