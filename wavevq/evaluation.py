@@ -6,13 +6,14 @@ import hashlib
 import importlib.util
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from wavevq import __version__
@@ -32,7 +33,8 @@ from wavevq.run import CHECKPOINTS, PRIOR, RECIPE, Run
 from wavevq.train.state import AVERAGE, checkpoints, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
-ROOT, OPTIONS = "data.root", "evaluation."  # what --set may change: nothing that the trained model depends on
+# What --set may change: nothing that the trained model depends on.
+PLACES, OPTIONS = ("data.root", "data.alignments"), "evaluation."
 
 
 def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console) -> Record:
@@ -70,7 +72,9 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
         sections=tuple(section for section, _ in measured),
         took=round(time.monotonic() - started, 1),
     )
-    console.print(table(record))
+    console.print(f"{record.run}: {record.clips} clips of {record.split}", soft_wrap=True, highlight=False)
+    for one in tables(record):
+        console.print(one)
     for path in (write_record(record, folder / RECORD), page(record, [one for _, one in measured], folder / PAGE)):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return record
@@ -92,9 +96,9 @@ def check(only: Sequence[str]) -> None:
 
 def with_overrides(run: Run, overrides: tuple[str, ...]) -> Recipe:
     """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
-    wrong = [one for one in overrides if one.partition("=")[0] != ROOT and not one.startswith(OPTIONS)]
+    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES and not one.startswith(OPTIONS)]
     if wrong:
-        allowed = f"{ROOT} and {OPTIONS}*: the run is trained"
+        allowed = f"{', '.join(PLACES)} and {OPTIONS}*: the run is trained"
         raise WavevqError("\n".join(f"--set {one}: may not change here, only {allowed}" for one in wrong))
     return overridden(run.recipe.model_dump(mode="json"), overrides, str(run.folder / RECIPE))
 
@@ -169,27 +173,29 @@ def weights(folder: Path) -> Weights:
 
 
 def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
-    """The command line, without this machine's places: PATH stands for that of the corpus."""
+    """The command line, without this machine's places: PATH stands for those of the corpus."""
     words = ["wavevq", "evaluate", "--run", run.folder.resolve().name]
     words += [word for name in only for word in ("--only", name)]
     for one in overrides:
-        words += ["--set", f"{ROOT}=PATH" if one.startswith(f"{ROOT}=") else one]
+        key = one.partition("=")[0]
+        words += ["--set", f"{key}=PATH" if key in PLACES else one]
     return shlex.join(words)
 
 
 # --- what is told -------------------------------------------------------------------------------------------
 
 
-def table(record: Record) -> RichTable:
-    """Every figure."""
-    made = RichTable("figure", "value", "unit", "", title=f"{record.run}, {record.clips} clips of {record.split}")
-    made.columns[1].justify = "right"
+def tables(record: Record) -> Iterator[RichTable]:
+    """Every figure, a table for each metric."""
     for section in record.sections:
-        made.add_section()
-        made.add_row(f"[bold]{section.title}[/bold]", "", "", section.note)
+        made = RichTable(title=section.title, title_justify="left", title_style="bold", box=None, show_header=False)
+        for justify in ("left", "right", "left", "left"):
+            made.add_column(justify=justify)
         for figure in section.figures:
-            made.add_row(f"  {figure.name}", shown(figure), figure.unit, figure.note)
-    return made
+            made.add_row(*map(escape, (figure.name, shown(figure), figure.unit, figure.note)))
+        if section.note:
+            made.add_row(escape(section.note))  # [eval] is no markup
+        yield made
 
 
 def shown(figure: Figure) -> str:

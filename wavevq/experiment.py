@@ -38,6 +38,7 @@ from wavevq.vqvae import VqVae
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
 MAY_CHANGE: set[tuple[str, ...]] = {
     ("data", "root"),
+    ("data", "alignments"),
     ("train", "log_every"),
     ("train", "validate_every"),
     ("train", "save_every"),
