@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import shlex
 import time
@@ -30,7 +29,7 @@ from wavevq.experiment import describe, encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
 from wavevq.run import CHECKPOINTS, PRIOR, RECIPE, Run
-from wavevq.train.state import AVERAGE, checkpoints, read_state
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
 # What --set may change: nothing that the trained model depends on.
@@ -169,7 +168,7 @@ def measure(name: str, subject: Subject, asked: bool) -> tuple[Section, Findings
 def weights(folder: Path) -> Weights:
     """The newest averaged weights below ``folder``."""
     newest = checkpoints(folder)[-1]
-    return Weights(read_state(newest)["step"], hashlib.sha256((newest / AVERAGE).read_bytes()).hexdigest())
+    return Weights(read_state(newest)["step"], fingerprint(newest))
 
 
 def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
