@@ -58,6 +58,10 @@ class Judges:
         """Real clips as the judges hear them."""
         return Beginnings(self.store, clips, self.samples, self.mu)
 
+    def of(self, speaker: str, most: int) -> Beginnings:
+        """At most so many of the training clips of a speaker."""
+        return self.beginnings([clip for clip in self.store.split("train") if clip.speaker == speaker][:most])
+
     @cached_property
     def speaker(self) -> SpeakerProbe | None:
         """Who speaks; None where there is one speaker alone."""

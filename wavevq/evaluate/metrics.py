@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, likelihood, samples
+from wavevq.evaluate import codebook, content, likelihood, reconstruction, samples, speaker
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
     "likelihood": Metric(likelihood.metric),
+    "reconstruction": Metric(reconstruction.metric),
+    "stoi": Metric(reconstruction.stoi_metric, ("pystoi",)),
+    "content": Metric(content.metric),
+    "speaker": Metric(speaker.metric),
+    "speaker_encoder": Metric(speaker.encoder_metric, ("resemblyzer",)),
     "samples": Metric(samples.metric),
 }

@@ -171,6 +171,15 @@ class Subject:
             self._heard[version] = self._version(version)
         return self._heard[version]
 
+    def possible(self, versions: Sequence[Version]) -> list[Version]:
+        """Those of ``versions`` that ``heard`` can give."""
+        lacking: set[Version] = set()
+        if any(one.target is None for one in self.utterances):
+            lacking.add("conversion")
+        if any(one.donor is None for one in self.utterances):
+            lacking.add("shuffled codes")
+        return [version for version in versions if version not in lacking]
+
     def takes(self, place: int, versions: Sequence[Version] = ("original", *SAMPLED)) -> tuple[Take, ...]:
         """Those versions of ``utterances[place]`` side by side, for ``metric.Listen``."""
         one = self.utterances[place]
