@@ -20,8 +20,9 @@ from rich.table import Table
 from wavevq import experiment
 from wavevq.audio import Recording, Signal, level, write
 from wavevq.build import build_store
+from wavevq.data.alignments import Phone
 from wavevq.data.batches import whole_clips
-from wavevq.data.store import Phone, Store, StoredClip
+from wavevq.data.store import Store, StoredClip
 from wavevq.errors import WavevqError
 from wavevq.evaluate.codebook import usage
 from wavevq.evaluate.judges import levelled, spoken

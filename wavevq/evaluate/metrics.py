@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, content, likelihood, reconstruction, samples, speaker
+from wavevq.evaluate import codebook, content, leakage, likelihood, phonemes, reconstruction, samples, speaker
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
@@ -13,5 +13,7 @@ METRICS: dict[str, Metric] = {
     "content": Metric(content.metric),
     "speaker": Metric(speaker.metric),
     "speaker_encoder": Metric(speaker.encoder_metric, ("resemblyzer",)),
+    "leakage": Metric(leakage.metric),
+    "phonemes": Metric(phonemes.metric),
     "samples": Metric(samples.metric),
 }
