@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -122,7 +122,9 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -
 
     bundle = SimpleNamespace(get_model=unreachable)
     monkeypatch.setattr(torchaudio.pipelines, "WAV2VEC2_ASR_BASE_960H", bundle)
-    with pytest.raises(NotMeasured, match=r"the weights of WAV2VEC2_ASR_BASE_960H are not in .* no such host"):
+    with pytest.raises(
+        NotMeasured, match=r"the weights of WAV2VEC2_ASR_BASE_960H are not in torch.s cache .*no such host"
+    ):
         recognise.load("WAV2VEC2_ASR_BASE_960H")
     assert waits == [recognise.PATIENCE]
     assert socket.getdefaulttimeout() is None
@@ -138,8 +140,19 @@ def test_every_recogniser_of_a_recipe_is_one_of_torchaudio() -> None:
         assert "A" in getattr(torchaudio.pipelines, name).get_labels()
 
 
-def test_a_corpus_without_words_or_phones_wants_a_recogniser(store: Store) -> None:
-    from dataclasses import replace
-
-    with pytest.raises(NotMeasured, match=r"--set evaluation\.recogniser=WAV2VEC2_ASR_BASE_960H"):
+def test_what_cannot_be_heard_says_why(store: Store) -> None:
+    with pytest.raises(NotMeasured, match="no single words of a closed vocabulary, and have no phones"):
         content.metric(replace(sounds.subject_of(store), word_of=None))
+    with pytest.raises(NotMeasured, match=r"--set evaluation\.recogniser=WAV2VEC2_ASR_BASE_960H"):
+        content.transcript_metric(sounds.subject_of(store))
+
+
+def test_the_recogniser_that_is_chosen_listens(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = sounds.subject_of(store)
+    assert subject.judges.word is not None
+    listener = Listener(subject.judges.word)
+    monkeypatch.setattr(recognise, "load", {"HUBERT_ASR_LARGE": listener}.__getitem__)
+    plan = subject.plan.model_copy(update={"recogniser": "HUBERT_ASR_LARGE"})
+    found = content.transcript_metric(replace(subject, plan=plan))
+    assert "HUBERT_ASR_LARGE" in found.text
+    assert figures(found)["word error rate, reconstruction"] == 0

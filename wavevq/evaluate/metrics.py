@@ -11,6 +11,7 @@ METRICS: dict[str, Metric] = {
     "reconstruction": Metric(reconstruction.metric),
     "stoi": Metric(reconstruction.stoi_metric, ("pystoi",)),
     "content": Metric(content.metric),
+    "transcripts": Metric(content.transcript_metric),
     "speaker": Metric(speaker.metric),
     "speaker_encoder": Metric(speaker.encoder_metric, ("resemblyzer",)),
     "leakage": Metric(leakage.metric),

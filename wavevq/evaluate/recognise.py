@@ -54,7 +54,7 @@ def load(name: str) -> Wav2Vec2:
             model = bundle.get_model()
     except OSError as error:
         raise NotMeasured(
-            f"not measured: the weights of {name} are not in {torch.hub.get_dir()} and cannot be fetched ({error})"
+            f"not measured: the weights of {name} are not in torch's cache and cannot be fetched ({error})"
         ) from None
     return Wav2Vec2(model.eval(), bundle.get_labels(), int(bundle.sample_rate))
 

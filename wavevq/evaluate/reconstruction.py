@@ -176,7 +176,7 @@ def stoi_metric(subject: Subject) -> Findings:
         note = "not measured: too short" if value is None else NOTES.get(version, "")
         figures.append(Figure(f"STOI, {version}", value, "from 0 to 1", note))
     return Findings(
-        "Intelligibility of the reconstruction",
+        "STOI",
         tuple(figures),
         "STOI of each speaker's clips in one piece; 1: identical.",
     )

@@ -112,7 +112,7 @@ def encoder_metric(subject: Subject) -> Findings:
             figures.append(Figure(f"cosine to {name}, {version}", found.cosine, "from -1 to 1"))
             figures.append(Figure(f"nearest to {name}, {version}", found.nearest, "share"))
     figures.append(Figure("nearest, chance", 1 / len(subject.speakers), "share", "one in the speakers"))
-    return Findings("Speaker, by an encoder trained elsewhere", tuple(figures), ENCODER_TEXT)
+    return Findings("Speaker encoder", tuple(figures), ENCODER_TEXT)
 
 
 def likeness(cosines: NDArray[np.float64], voices: Sequence[int]) -> Likeness:
