@@ -21,7 +21,7 @@ TEXT = (
     "of the content there is chance. Reconstruction keeps the speaker, conversion changes it."
 )
 TRANSCRIPTS = (
-    "Errors are edits from its own transcript of the original, as a share of that transcript: 0 is heard as the original "
+    "Errors are edits from its own transcript of the original, as a share of it: 0 is heard as the original "
     "is, whatever was said. The row of the original is after mu-law; chance is another clip's transcript."
 )
 

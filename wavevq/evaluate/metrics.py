@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, content, leakage, likelihood, phonemes, reconstruction, samples, speaker
+from wavevq.evaluate import codebook, content, evidence, leakage, phonemes, reconstruction, samples, speaker
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
-    "likelihood": Metric(likelihood.metric),
+    "likelihood": Metric(evidence.metric),
     "reconstruction": Metric(reconstruction.metric),
     "stoi": Metric(reconstruction.stoi_metric, ("pystoi",)),
     "content": Metric(content.metric),
