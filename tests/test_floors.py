@@ -26,6 +26,7 @@ FLOORS = {
     "vqvae": 3,
     "decoders": 3,
     "prior": 3,
+    "joint": 3,
     "train": 4,
     "evaluate": 4,
     "build": 5,
@@ -41,6 +42,8 @@ LEVEL = {
     ("audio", "wavevq.errors."),
     ("recipe", "wavevq.errors."),
     ("vqvae", "wavevq.decoders."),
+    ("joint", "wavevq.vqvae."),
+    ("joint", "wavevq.prior."),
     ("evaluate", "wavevq.train.log."),
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

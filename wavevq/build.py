@@ -11,6 +11,7 @@ from wavevq.data import corpora, synthetic
 from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, cache_folder, prepare
 from wavevq.decoders import WaveNetDecoder
+from wavevq.joint import JointVqVae
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer, VectorQuantizer
@@ -42,11 +43,11 @@ def build_store(recipe: r.Recipe) -> Store:
 
 
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
-    """The recipe's model with initial weights, a function of its seed."""
+    """The recipe's model with initial weights, a function of its seed; with the prior where both train together."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(recipe.seed)
-        return VqVae(
+        model = VqVae(
             build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
             build_bottleneck(recipe.model.bottleneck, recipe.seed),
             build_decoder(recipe.model.decoder, recipe.model.bottleneck.dim, speakers),
@@ -54,6 +55,10 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
             jitter=recipe.model.jitter,
             seed=recipe.seed,
         )
+    if recipe.prior is None or recipe.prior.joint is None:
+        return model
+    joint = recipe.prior.joint
+    return JointVqVae(model, build_prior(recipe, recipe.prior, speakers), weight=joint.weight, tau=joint.tau)
 
 
 def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:

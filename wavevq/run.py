@@ -28,6 +28,7 @@ from wavevq.audio import Recording, Signal, normalise, replacing
 from wavevq.build import build_model, build_prior
 from wavevq.contracts import Sampler
 from wavevq.errors import WavevqError
+from wavevq.joint import JointVqVae
 from wavevq.nn.encoders import valid
 from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import CODES, derived, uniform
@@ -282,19 +283,20 @@ def load_run(
     model = build_model(recipe, len(speakers))
     model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
     step = read_state(found[-1])["step"]
-    prior = _load_prior(folder, recipe, len(speakers), device, chosen)
-    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, prior)
+    prior = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
+    drawn = None
+    if prior is not None:
+        drawn = prior.eval().to(device), chosen if isinstance(prior.network, WaveNet) else Cached()
+    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, drawn)
 
 
-def _load_prior(
-    folder: Path, recipe: Recipe, speakers: int, device: str | torch.device, sampler: Sampler
-) -> tuple[Prior, Sampler] | None:
+def _load_prior(folder: Path, recipe: Recipe, speakers: int) -> Prior | None:
     found = checkpoints(folder / PRIOR / CHECKPOINTS)
     if recipe.prior is None or not found:
         return None
     prior = build_prior(recipe, recipe.prior, speakers)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
-    return prior.eval().to(device), sampler if isinstance(prior.network, WaveNet) else Cached()
+    return prior
 
 
 def find_run(name: str | Path | None) -> Path:

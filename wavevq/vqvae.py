@@ -41,7 +41,10 @@ class VqVae(nn.Module):
 
     def encode(self, x: Tensor, lengths: Tensor) -> Latents:
         """Latents ``[B, F, D]`` and codes int64 ``[B, F]`` of ``[B, 1, T]``, T a multiple of the hop."""
-        z_e = self.encoder(x, lengths)
+        return self.quantize(self.encoder(x, lengths), lengths)
+
+    def quantize(self, z_e: Tensor, lengths: Tensor) -> Latents:
+        """``encode`` of what the encoder has made of the signal, ``[B, F, D]``."""
         latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]))
         return latents
 
@@ -63,7 +66,10 @@ class VqVae(nn.Module):
 
         Divided by the valid samples of all ranks over the number of ranks, since DDP averages gradients.
         """
-        latents = self.encode(batch.x, batch.lengths)
+        return self.loss_of(batch, self.encode(batch.x, batch.lengths))
+
+    def loss_of(self, batch: Batch, latents: Latents) -> StepLoss:
+        """``training_loss``, given the batch's latents."""
         z = latents.z
         if self.jitter:
             frames = frames_of(batch.lengths, self.hop)

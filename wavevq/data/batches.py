@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import overload
 
@@ -47,7 +47,8 @@ class Crops:
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes: rows rank::world. x float32 ``[B, 1, crop]``.
 
-        index is step * batch + row. A clip shorter than the crop starts at 0, and zeros follow it.
+        index is step * batch + row. A clip shorter than the crop starts at 0, and zeros follow it. cond: int64
+        ``[B, 2]``, how many samples of the clip lie before and after the crop.
         """
         if self.batch % world:
             raise WavevqError(f"train.batch {self.batch} must be a multiple of the number of processes, {world}")
@@ -56,7 +57,8 @@ class Crops:
         clips = [self._clip(number) for number in numbers]
         starts = [int(u * (max(0, c.length - self.crop) + 1)) for u, c in zip(draws, clips, strict=True)]
         audio = [self.store.audio(c, start, start + self.crop) for c, start in zip(clips, starts, strict=True)]
-        return _batch(self.store, clips, audio, self.crop, list(numbers))
+        around = [[s, max(0, c.length - s - self.crop)] for s, c in zip(starts, clips, strict=True)]
+        return replace(_batch(self.store, clips, audio, self.crop, list(numbers)), cond=torch.tensor(around))
 
     def _clip(self, number: int) -> StoredClip:
         epoch, place = divmod(number, len(self._clip_of_window))
