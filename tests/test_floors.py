@@ -20,6 +20,7 @@ FLOORS = {
     "audio": 0,
     "noise": 0,
     "distributed": 0,
+    "codes_file": 1,
     "data": 1,
     "nn": 1,
     "sampling": 2,
@@ -35,6 +36,7 @@ FLOORS = {
     "files": 7,
     "generate": 8,
     "demo": 8,
+    "evaluation": 8,
     "cli": 9,
 }
 # The only imports within a floor, each one way. What a validation found is told in the types that the log declares.

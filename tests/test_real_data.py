@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from wavevq.audio import read
 from wavevq.cli import main
-from wavevq.run import load_run, read_codes
+from wavevq.codes_file import read_codes
+from wavevq.run import load_run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SHORT = ("train.steps=2", "train.batch=2", "train.crop=4096", "evaluation.speakers=1", "evaluation.sampled=0")

@@ -17,10 +17,11 @@ from rich.console import Console
 from wavevq import files
 from wavevq.audio import Recording, read
 from wavevq.build import build_model
+from wavevq.codes_file import read_codes, write_codes
 from wavevq.data.batches import PADDING, grouped
 from wavevq.errors import WavevqError
 from wavevq.recipe import Recipe, parse_recipe
-from wavevq.run import CHECKPOINTS, RECIPE, SPEAKERS, SUMMARY, Run, create, find_run, load_run, read_codes, read_recipe
+from wavevq.run import CHECKPOINTS, RECIPE, SPEAKERS, SUMMARY, Run, create, find_run, load_run, read_recipe
 from wavevq.sampling import PRECISIONS
 from wavevq.train.state import AVERAGE, MODEL, STATE, Average, TrainState
 
@@ -330,7 +331,7 @@ def archive() -> bytes:
 
 def test_codes_come_back(tmp_path: Path) -> None:
     codes = np.array([3, 1, 4], np.int64)
-    files.write_codes(tmp_path / "codes.npy", codes)
+    write_codes(tmp_path / "codes.npy", codes)
     again = read_codes(tmp_path / "codes.npy")
     assert again.dtype == np.dtype("<i4")
     assert np.array_equal(again, codes)
@@ -398,7 +399,7 @@ def test_raw_audio_is_what_a_wav_holds(tmp_path: Path) -> None:
 
 def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
     """Seconds of audio within the clips, also where there is only one."""
-    files.write_codes(tmp_path / "codes.npy", np.arange(100) % K)
+    write_codes(tmp_path / "codes.npy", np.arange(100) % K)
     jobs = [files.Job(tmp_path / "codes.npy", tmp_path / "out.wav")]
     done = r"decoded 1 file, 0.11 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real time"
     for terminal in (True, False):

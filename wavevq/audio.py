@@ -141,6 +141,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def put(target: Path | BinaryIO, data: bytes) -> None:
+    """Raises WavevqError for a place that cannot be written to; the folder of a file is made."""
+    if isinstance(target, Path):
+        make_folder(target)
+        with replacing(target) as temporary:
+            temporary.write_bytes(data)
+    else:
+        try:
+            target.write(data)
+            target.flush()
+        except BrokenPipeError:  # who reads has heard enough
+            raise
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise WavevqError(f"{getattr(target, 'name', 'stream')}: cannot be written ({reason})") from None
+
+
+def make_folder(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WavevqError(f"{target.parent}: cannot be made ({(error.strerror or str(error)).lower()})") from None
+
+
 # --- signals ------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -44,9 +47,7 @@ def build_store(recipe: r.Recipe) -> Store:
 
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     """The recipe's model with initial weights, a function of its seed; with the prior where both train together."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed):
         model = VqVae(
             build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
             build_bottleneck(recipe.model.bottleneck, recipe.seed),
@@ -59,6 +60,15 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
         return model
     joint = recipe.prior.joint
     return JointVqVae(model, build_prior(recipe, recipe.prior, speakers), weight=joint.weight, tau=joint.tau)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What torch draws in here is a function of ``seed``, and what it draws afterwards is not."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:
@@ -79,19 +89,8 @@ def build_bottleneck(b: r.Bottleneck, seed: int) -> VectorQuantizer:
 
 
 def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecoder:
-    wavenet = WaveNet(
-        classes=d.classes,
-        layers=d.layers,
-        cycle=d.cycle,
-        kernel=d.kernel,
-        residual=d.residual,
-        gate=d.gate,
-        skip=d.skip,
-        head=d.head,
-        cond_dim=d.context + d.speaker_dim,
-    )
     return WaveNetDecoder(
-        wavenet,
+        build_wavenet(d, d.classes, d.context + d.speaker_dim),
         MuLawCategorical(d.classes),
         dim=dim,
         speakers=speakers,
@@ -101,14 +100,26 @@ def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecode
     )
 
 
+def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: int) -> WaveNet:
+    return WaveNet(
+        classes=classes,
+        layers=n.layers,
+        cycle=n.cycle,
+        kernel=n.kernel,
+        residual=n.residual,
+        gate=n.gate,
+        skip=n.skip,
+        head=n.head,
+        cond_dim=cond_dim,
+    )
+
+
 def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
     """The recipe's prior with initial weights, a function of its seed."""
     codes = recipe.model.bottleneck.codes
     labels = speakers if plan.speaker_dim else 0
     dim = plan.speaker_dim or 1
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed):
         drop = plan.drop_speaker if labels else 0.0
         network = build_prior_network(plan.network, codes + 1, dim)
         return Prior(network, codes=codes, labels=labels, dim=dim, drop=drop, seed=recipe.seed)
@@ -117,16 +128,6 @@ def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
 def build_prior_network(n: r.WaveNetPrior | r.TransformerPrior, classes: int, dim: int) -> WaveNet | Transformer:
     match n:
         case r.WaveNetPrior():
-            return WaveNet(
-                classes=classes,
-                layers=n.layers,
-                cycle=n.cycle,
-                kernel=n.kernel,
-                residual=n.residual,
-                gate=n.gate,
-                skip=n.skip,
-                head=n.head,
-                cond_dim=dim,
-            )
+            return build_wavenet(n, classes, dim)
         case r.TransformerPrior():
             return Transformer(classes=classes, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)

@@ -237,6 +237,28 @@ def sample(
     generate.sample(trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, **how)
 
 
+@main.command()
+@click.option("--only", multiple=True, metavar="NAME", help="This metric alone; may be repeated.")
+@click.option("--output", metavar="DIR", help="Where the results go; by default evaluation/ in the run's folder.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override data.root or a value of evaluation."
+)
+@_run
+def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ...], run: str | None) -> None:
+    """Measure a run on held-out clips: a table, evaluation.json and a report page with plots and audio.
+
+    \b
+    wavevq evaluate --run runs/digits --only codebook --set data.root=/data/fsdd
+    """
+    from wavevq import evaluation
+
+    evaluation.check(only)
+    console = _console(stderr=False)
+    trained = _load(run, console, "auto")
+    folder = Path(output) if output else trained.folder / evaluation.FOLDER
+    evaluation.evaluate(trained, only, folder, overrides, console)
+
+
 def _load(name: str | None, console: Console, sampler: Backend | None = None, precision: Precision = "bfloat16") -> Run:
     """The run that is meant; says which where it was not named, and what draws.
 
@@ -303,7 +325,8 @@ def _run_table(name: str | None) -> Table:
 
 
 def _codes_table(path: str, run: str | None) -> Table:
-    from wavevq.run import find_run, read_codes, read_recipe
+    from wavevq.codes_file import read_codes
+    from wavevq.run import find_run, read_recipe
 
     codes = read_codes(sys.stdin.buffer if path == "-" else path, path)
     table = _table(path)

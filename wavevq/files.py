@@ -1,7 +1,4 @@
-"""Files in, files out: encode, decode and convert one or many, each output written whole or not at all.
-
-A codes file is a .npy array int32 ``[F]``, little-endian, values in [0, K): one code for each hop of samples.
-"""
+"""Files in, files out: encode, decode and convert one or many, each output written whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,10 +26,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from wavevq.audio import FORMATS, Signal, check_format, read, replacing, write
+from wavevq.audio import FORMATS, Signal, check_format, make_folder, put, read, write
+from wavevq.codes_file import arriving_codes, read_codes, read_header, write_codes
 from wavevq.data.batches import grouped
 from wavevq.errors import WavevqError
-from wavevq.run import Run, arriving_codes, check_sampling, read_codes, read_header
+from wavevq.run import Run, check_sampling
 
 T = TypeVar("T")
 
@@ -110,8 +108,7 @@ def decode(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) 
             else:
                 frames, dtype = read_header(job.source, job.name)
                 coming = arriving_codes(job.source, frames, dtype, job.name)
-                checked = (run.check_codes(some, job.name) for some in coming)
-                _pipe(run, job.target, checked, frames * run.recipe.hop, sampling, told, console)
+                _pipe(run, job.name, job.target, coming, frames * run.recipe.hop, sampling, told, console)
     _sample(run, clips, sampling, told, console)
     told.end()
 
@@ -137,7 +134,7 @@ def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, con
             files.append(clip)
         else:
             with told.errors():
-                _pipe(run, clip.job.target, [clip.codes], clip.samples, sampling, told, console)
+                _pipe(run, clip.job.name, clip.job.target, [clip.codes], clip.samples, sampling, told, console)
     with seconds_bar(sum(len(clip.codes) for clip in files) * run.recipe.hop / run.rate, console) as advance:
         for group in grouped([len(clip.codes) for clip in files], AT_ONCE):
             batch = [files[i] for i in group]
@@ -156,8 +153,9 @@ def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, con
 
 def _pipe(
     run: Run,
+    name: str,
     target: BinaryIO,
-    codes: Iterable[NDArray[np.int64]],
+    codes: Iterable[NDArray[np.integer[Any]]],
     samples: int,
     sampling: Sampling,
     told: Told,
@@ -167,7 +165,7 @@ def _pipe(
     done = 0
     try:
         with seconds_bar(samples / run.rate, console) as advance:
-            chunks = run.decode_stream(told.awaited(codes), sampling.speaker, **sampling.how)
+            chunks = run.decode_stream(told.awaited(codes), sampling.speaker, **sampling.how, name=name)
             while True:
                 with told.timing():
                     chunk = next(chunks, None)
@@ -353,45 +351,15 @@ def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
 # --- reading and writing ------------------------------------------------------------------------------------
 
 
-def write_codes(target: Path | BinaryIO, codes: NDArray[np.integer[Any]]) -> None:
-    """Codes ``[F]`` as .npy, int32. Raises WavevqError for a place that cannot be written to."""
-    data = io.BytesIO()
-    np.save(data, codes.astype("<i4"), allow_pickle=False)
-    _put(target, data.getvalue())
-
-
 def write_audio(target: Path | BinaryIO, samples: Signal, rate: int) -> None:
     """Audio ``[T]`` in the format of the suffix, or on a stream raw: 16-bit little-endian, mono."""
     if isinstance(target, Path):
-        _make_folder(target)
+        make_folder(target)
         write(target, samples, rate)
     else:
         raw = io.BytesIO()
         soundfile.write(raw, np.clip(samples, -1, 1), rate, format="RAW", subtype="PCM_16", endian="LITTLE")
-        _put(target, raw.getvalue())
-
-
-def _put(target: Path | BinaryIO, data: bytes) -> None:
-    if isinstance(target, Path):
-        _make_folder(target)
-        with replacing(target) as temporary:
-            temporary.write_bytes(data)
-    else:
-        try:
-            target.write(data)
-            target.flush()
-        except BrokenPipeError:  # who reads has heard enough
-            raise
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise WavevqError(f"{getattr(target, 'name', 'stream')}: cannot be written ({reason})") from None
-
-
-def _make_folder(target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WavevqError(f"{target.parent}: cannot be made ({(error.strerror or str(error)).lower()})") from None
+        put(target, raw.getvalue())
 
 
 class RealTime(ProgressColumn):

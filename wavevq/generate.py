@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from wavevq.audio import Recording, Signal
+from wavevq.codes_file import write_codes
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Told, seconds_bar, write_audio, write_codes
+from wavevq.files import CODES, Told, seconds_bar, write_audio
 from wavevq.noise import VOICES, derived, uniform
 from wavevq.run import Run
 

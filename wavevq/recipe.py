@@ -274,6 +274,10 @@ class Evaluation(Section):
     batch: Count = 8
     sampled: Whole = 2  # clips sampled to listen to at each validation; 0: none
     sampled_seconds: Positive = 2.0  # of each
+    # Of wavevq evaluate:
+    split: Literal["val", "train"] = "val"  # whose clips are measured
+    judged: Count = 120  # clips that are sampled anew for the metrics that listen
+    judged_seconds: Positive = 3.0  # of each
 
 
 class Recipe(Section):
@@ -340,9 +344,14 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise WavevqError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise WavevqError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    return overridden(tree, overrides, str(path))
+
+
+def overridden(tree: dict[str, Any], overrides: tuple[str, ...], source: str) -> Recipe:
+    """A recipe from plain data, which ``key.key=value`` overrides change. Raises WavevqError as ``parse_recipe``."""
     mistakes = [mistake for override in overrides if (mistake := _apply(tree, override))]
     try:
-        recipe = parse_recipe(tree, str(path))
+        recipe = parse_recipe(tree, source)
     except WavevqError as error:
         mistakes.append(str(error))
     if mistakes:

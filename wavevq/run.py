@@ -7,25 +7,23 @@ audio = run.convert(read("in.wav"), speaker="lucas")
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
 from wavevq.audio import Recording, Signal, normalise, replacing
 from wavevq.build import build_model, build_prior
+from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
 from wavevq.errors import WavevqError
 from wavevq.joint import JointVqVae
@@ -99,8 +97,8 @@ class Run:
         """Audio float32 ``[F x hop]`` of several clips' codes at once.
 
         Every clip draws from stream 0 of ``seed``, or its own of ``streams``, as it does alone: a batch changes none,
-        to the last bit. advance:
-        called after each block of frames with how many samples it has brought, all clips together.
+        to the last bit. advance: called after each block of frames with how many samples it has brought, all clips
+        together.
         """
         check_sampling(seed, temperature, top_p)
         if not codes:
@@ -158,22 +156,24 @@ class Run:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        name: str = "codes",
     ) -> Iterator[Signal]:
         """Audio float32 of ``chunk_seconds`` a piece, the last one shorter, while the codes arrive.
 
         codes: one at a time or in arrays ``[n]``, asked for no earlier than needed. The pieces together are what
-        ``decode`` makes of the codes together. Raises WavevqError as ``decode``, for a code when it arrives.
+        ``decode`` makes of the codes together. Raises WavevqError as ``decode``, with ``name``, for a code when it
+        arrives.
         """
         check_sampling(seed, temperature, top_p)
         self.speaker(speaker)
         if not (chunk_seconds > 0 and math.isfinite(chunk_seconds)):
             raise WavevqError(f"chunk_seconds {chunk_seconds}: must be above 0 and finite")
-        rows = (torch.from_numpy(some)[None] for some in self._arriving(codes))
+        rows = (torch.from_numpy(some)[None] for some in self._arriving(codes, name))
         pieces = ((row, torch.ones_like(row, dtype=torch.bool)) for row in rows)
         blocks = self._blocks(pieces, [speaker], seed, temperature, top_p)
         return _chunks((block[0] for block in blocks), max(1, round(chunk_seconds * self.rate)))
 
-    def _arriving(self, codes: Iterable[int | NDArray[np.integer[Any]]]) -> Iterator[NDArray[np.int64]]:
+    def _arriving(self, codes: Iterable[int | NDArray[np.integer[Any]]], name: str) -> Iterator[NDArray[np.int64]]:
         """Arriving codes as arrays ``[n]``, n >= 1."""
         none = True
         for item in codes:
@@ -181,9 +181,9 @@ class Run:
             some = some[None] if some.ndim == 0 else some
             if some.shape != (0,):
                 none = False
-                yield self.check_codes(some)
+                yield self.check_codes(some, name)
         if none:
-            self.check_codes(np.empty(0, np.int64))
+            self.check_codes(np.empty(0, np.int64), name)
 
     def _blocks(
         self,
@@ -350,72 +350,6 @@ def read_speakers(folder: Path) -> tuple[str, ...]:
     if not isinstance(speakers, list) or not speakers or not all(isinstance(name, str) for name in speakers):
         raise WavevqError(f"{path}: not a list of speakers")
     return tuple(speakers)
-
-
-def read_codes(source: str | Path | BinaryIO, name: str | None = None) -> NDArray[np.integer[Any]]:
-    """The codes in a .npy file or stream: integers ``[F]``, F >= 1; nothing in it is executed.
-
-    Raises WavevqError, with ``name`` or else the path, for anything else.
-    """
-    name = name or str(source)
-    try:
-        data = io.BytesIO(Path(source).read_bytes() if isinstance(source, str | Path) else source.read())
-    except OSError as error:
-        raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    frames, dtype = read_header(data, name)
-    whole = data.read(frames * dtype.itemsize)
-    codes: NDArray[np.integer[Any]] = np.frombuffer(whole[: len(whole) // dtype.itemsize * dtype.itemsize], dtype)
-    if len(codes) < frames:
-        raise cut(name, len(codes), frames)
-    return codes
-
-
-def arriving_codes(
-    source: BinaryIO, frames: int, dtype: np.dtype[Any], name: str
-) -> Iterator[NDArray[np.integer[Any]]]:
-    """The codes after a .npy header, one at a time, each as soon as it is there.
-
-    frames and dtype as ``read_header`` returns them. Raises WavevqError where the codes end early.
-    """
-    for frame in range(frames):
-        try:
-            data = source.read(dtype.itemsize)
-        except OSError as error:
-            raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-        if len(data) < dtype.itemsize:
-            raise cut(name, frame, frames)
-        yield np.frombuffer(data, dtype)
-
-
-def read_header(source: BinaryIO, name: str) -> tuple[int, np.dtype[Any]]:
-    """How many codes a .npy stream holds and their type; it stands at the first of them then.
-
-    Raises WavevqError, with ``name``, for a stream that holds no codes.
-    """
-    versions: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    try:
-        version = npy.read_magic(source)
-        if version not in versions:
-            raise ValueError(f"version {version}")
-        shape, _, dtype = versions[version](source)
-    except OSError as error:
-        raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # of a damaged header
-        raise WavevqError(f"{name}: not a .npy file of codes ({' '.join(str(error).split())})") from None
-    refuse_noncodes(dtype, shape, name)
-    return shape[0], dtype
-
-
-def cut(name: str, there: int, frames: int) -> WavevqError:
-    return WavevqError(f"{name}: ends after {there} of {frames} codes")
-
-
-def refuse_noncodes(dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> None:
-    """Raises WavevqError, with ``name``, for the type or the shape of what can be no codebook's codes."""
-    if not np.issubdtype(dtype, np.integer):
-        raise WavevqError(f"{name}: holds {dtype}; codes are integers")
-    if len(shape) != 1 or shape[0] < 1:
-        raise WavevqError(f"{name}: has the shape {list(shape)}; codes are one sequence of at least one")
 
 
 def check_sampling(seed: int, temperature: float, top_p: float) -> None:

@@ -21,18 +21,29 @@ from wavevq.noise import OFFSETS, ORDER, derived, uniform
 PADDING = 0.2  # share of a batch of whole clips that may be padding, on which the time is wasted
 
 
-class Crops:
-    """Training crops of ``crop`` samples, ``batch`` of them a step over all ranks together.
+@dataclass(frozen=True)
+class Place:
+    """A training example: its global number, the place of its clip among the clips, and where in the clip it begins."""
 
-    A clip of n samples makes max(1, ceil(n / crop)) windows an epoch, so that audio is covered evenly whatever the
-    lengths of clips; each epoch takes all windows in an order of its own, each window at a random place of its clip.
+    number: int
+    clip: int
+    start: int
+
+
+class Windows:
+    """Which windows of ``crop`` of clips so long are taken at which step, ``batch`` of them over all ranks together.
+
+    A clip of n makes max(1, ceil(n / crop)) windows an epoch, so that clips are covered evenly whatever their
+    lengths; each epoch takes all windows in an order of its own, each window at a random place of its clip. rate: of
+    what is counted, in Hz. section: of the recipe, for messages.
     """
 
-    def __init__(self, store: Store, crop: int, batch: int, seed: int) -> None:
-        self.store, self.crop, self.batch = store, crop, batch
-        self.clips = store.split("train")
-        windows = [max(1, -(-clip.length // crop)) for clip in self.clips]
-        self._clip_of_window = np.repeat(np.arange(len(self.clips)), windows)
+    def __init__(
+        self, lengths: Sequence[int], crop: int, batch: int, rate: float, seed: int, section: str = "train"
+    ) -> None:
+        self.lengths, self.crop, self.batch, self.rate, self.section = lengths, crop, batch, rate, section
+        windows = [max(1, -(-length // crop)) for length in lengths]
+        self._clip_of_window = np.repeat(np.arange(len(lengths)), windows)
         self._order_seed, self._offset_seed = derived(seed, ORDER), derived(seed, OFFSETS)
 
     @property
@@ -42,28 +53,47 @@ class Crops:
     @property
     def seconds(self) -> float:
         """Seconds of signal in a step's batch, padding included."""
-        return self.batch * self.crop / self.store.rate
+        return self.batch * self.crop / self.rate
 
-    def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The examples of ``step`` that ``rank`` takes: rows rank::world. x float32 ``[B, 1, crop]``.
+    def places(self, step: int, rank: int, world: int) -> list[Place]:
+        """The examples of ``step`` that ``rank`` takes: rows rank::world; the number is step * batch + row.
 
-        index is step * batch + row. A clip shorter than the crop starts at 0, and zeros follow it. cond: int64
-        ``[B, 2]``, how many samples of the clip lie before and after the crop.
+        A clip shorter than the crop starts at 0.
         """
         if self.batch % world:
-            raise WavevqError(f"train.batch {self.batch} must be a multiple of the number of processes, {world}")
+            raise WavevqError(
+                f"{self.section}.batch {self.batch} must be a multiple of the number of processes, {world}"
+            )
         numbers = range(step * self.batch + rank, (step + 1) * self.batch, world)
         draws = uniform(self._offset_seed, numbers, 1)[:, 0].tolist()
         clips = [self._clip(number) for number in numbers]
-        starts = [int(u * (max(0, c.length - self.crop) + 1)) for u, c in zip(draws, clips, strict=True)]
-        audio = [self.store.audio(c, start, start + self.crop) for c, start in zip(clips, starts, strict=True)]
-        around = [[s, max(0, c.length - s - self.crop)] for s, c in zip(starts, clips, strict=True)]
-        return replace(_batch(self.store, clips, audio, self.crop, list(numbers)), cond=torch.tensor(around))
+        starts = [int(u * (max(0, self.lengths[i] - self.crop) + 1)) for u, i in zip(draws, clips, strict=True)]
+        return [Place(*one) for one in zip(numbers, clips, starts, strict=True)]
 
-    def _clip(self, number: int) -> StoredClip:
+    def _clip(self, number: int) -> int:
         epoch, place = divmod(number, len(self._clip_of_window))
         window = order(self._order_seed, epoch, len(self._clip_of_window))[place]
-        return self.clips[int(self._clip_of_window[window])]
+        return int(self._clip_of_window[window])
+
+
+class Crops(Windows):
+    """Training crops of ``crop`` samples of a store's audio."""
+
+    def __init__(self, store: Store, crop: int, batch: int, seed: int) -> None:
+        self.store, self.clips = store, store.split("train")
+        super().__init__([clip.length for clip in self.clips], crop, batch, store.rate, seed)
+
+    def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The examples of ``step`` that ``rank`` takes. x float32 ``[B, 1, crop]``, zeros after a shorter clip.
+
+        cond: int64 ``[B, 2]``, how many samples of the clip lie before and after the crop.
+        """
+        places = self.places(step, rank, world)
+        clips = [self.clips[one.clip] for one in places]
+        audio = [self.store.audio(self.clips[one.clip], one.start, one.start + self.crop) for one in places]
+        around = [[p.start, max(0, c.length - p.start - self.crop)] for p, c in zip(places, clips, strict=True)]
+        made = _batch(self.store, clips, audio, self.crop, [one.number for one in places])
+        return replace(made, cond=torch.tensor(around))
 
 
 @dataclass(frozen=True, eq=False)

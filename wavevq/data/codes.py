@@ -15,10 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
-from wavevq.data.batches import order
+from wavevq.data.batches import Windows
 from wavevq.data.store import StoredClip
 from wavevq.errors import WavevqError
-from wavevq.noise import OFFSETS, ORDER, derived, uniform
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,46 +40,26 @@ def ended(rows: Sequence[NDArray[np.int64]], clips: Sequence[StoredClip], speake
     return Codes([np.append(one, end) for one in rows], [labels[clip.speaker] for clip in clips])
 
 
-class CodeCrops:
-    """Training crops of ``crop`` codes, ``batch`` of them a step over all ranks together, as ``batches.Crops``.
-
-    rate: codes a second.
-    """
+class CodeCrops(Windows):
+    """Training crops of ``crop`` codes; rate: codes a second."""
 
     def __init__(self, codes: Codes, crop: int, batch: int, rate: float, seed: int) -> None:
-        self.codes, self.crop, self.batch, self.rate = codes, crop, batch, rate
-        windows = [-(-len(one) // crop) for one in codes.sequences]
-        self._sequence_of_window = np.repeat(np.arange(len(windows)), windows)
-        self._order_seed, self._offset_seed = derived(seed, ORDER), derived(seed, OFFSETS)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self._sequence_of_window) // self.batch)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of signal in a step's batch, padding included."""
-        return self.batch * self.crop / self.rate
+        self.codes = codes
+        super().__init__([len(one) for one in codes.sequences], crop, batch, rate, seed, "prior")
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes. x: int64 ``[B, crop]``; cond: 1 where one begins mid-clip.
 
         A window that is not the clip's first begins with the code before it, which is there to be read only.
         """
-        if self.batch % world:
-            raise WavevqError(f"prior.batch {self.batch} must be a multiple of the number of processes, {world}")
-        numbers = range(step * self.batch + rank, (step + 1) * self.batch, world)
-        draws = uniform(self._offset_seed, numbers, 1)[:, 0].tolist()
-        members = [self._sequence(number) for number in numbers]
-        every = [self.codes.sequences[i] for i in members]
-        starts = [int(u * (max(0, len(one) - self.crop) + 1)) for u, one in zip(draws, every, strict=True)]
-        rows = [one[start : start + self.crop] for one, start in zip(every, starts, strict=True)]
-        labels = [self.codes.labels[i] for i in members]
-        return _batch(rows, labels, list(numbers), [int(start > 0) for start in starts], self.crop)
-
-    def _sequence(self, number: int) -> int:
-        epoch, place = divmod(number, len(self._sequence_of_window))
-        return int(self._sequence_of_window[order(self._order_seed, epoch, len(self._sequence_of_window))[place]])
+        places = self.places(step, rank, world)
+        return _batch(
+            [self.codes.sequences[one.clip][one.start : one.start + self.crop] for one in places],
+            [self.codes.labels[one.clip] for one in places],
+            [one.number for one in places],
+            [int(one.start > 0) for one in places],
+            self.crop,
+        )
 
 
 def _batch(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from wavevq.data.batches import WholeClips, whole_clips
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
+from wavevq.evaluate.metric import Figure, Findings
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.vqvae import VqVae
+
+if TYPE_CHECKING:
+    from wavevq.evaluate.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def measure(
     batches = whole_clips(store, split, batch, model.hop, limit)
     codes = encode_all(model, batches)
     donors = _donors(model, store, split, codes, seed)
-    wrong = _offsets(len(store.speakers), others, seed)
+    wrong = other_labels(len(store.speakers), others, seed)
     own, shuffled, shuffled_own, mistaken = 0.0, 0.0, 0.0, 0.0
     samples = shuffled_samples = 0
     classes = torch.zeros(model.decoder.distribution.classes, dtype=torch.int64)
@@ -85,6 +90,36 @@ def measure(
         usage=usage(list(codes.values()), model.bottleneck.codes),
         clips=len(codes),
         samples=samples,
+    )
+
+
+def metric(subject: Subject) -> Findings:
+    """The metric ``likelihood`` of ``wavevq evaluate``."""
+    found = measure(
+        subject.model,
+        subject.store,
+        subject.plan.split,
+        batch=subject.plan.batch,
+        limit=None,
+        others=subject.plan.speakers,
+        seed=subject.seed,
+    )
+    alone = "needs a second clip of a speaker"
+    return Findings(
+        "Likelihood",
+        (
+            Figure("distortion", found.bits, "bits/sample", "-log2 p(x | codes, speaker)"),
+            Figure("entropy of the classes", found.marginal, "bits/sample", "without a model"),
+            Figure(
+                "shuffled-codes gap", found.shuffled_gap, "bits/sample", "" if found.shuffled_gap is not None else alone
+            ),
+            Figure(
+                "wrong-speaker gap",
+                found.wrong_speaker_gap,
+                "bits/sample",
+                "" if found.wrong_speaker_gap is not None else "the model has one speaker",
+            ),
+        ),
     )
 
 
@@ -153,9 +188,9 @@ def _bits(model: VqVae, batch: Batch, codes: list[Tensor], label: Tensor, mask: 
     return model.decoder.nll(batch.x, z, label, mask).double() / math.log(2)
 
 
-def _offsets(speakers: int, others: int | None, seed: int) -> list[int]:
-    """Which other speakers are tried: label + offset, modulo their number."""
-    every = np.arange(1, speakers)
+def other_labels(labels: int, others: int | None, seed: int) -> list[int]:
+    """Which wrong labels are tried: label + offset, modulo their number; ``others`` of them, None for all."""
+    every = np.arange(1, labels)
     if others is None or others >= len(every):
         return every.tolist()
     return sorted(np.random.default_rng(seed).choice(every, others, replace=False).tolist())

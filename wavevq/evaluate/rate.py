@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from wavevq.data.codes import Codes
+from wavevq.evaluate.likelihood import other_labels
 from wavevq.nn.encoders import valid
 from wavevq.prior import Prior
 from wavevq.recipe import Evaluation
@@ -39,16 +40,14 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
     device = next(prior.parameters()).device
     end = int(prior.ends)
     every = sorted(range(len(held_out.sequences)), key=lambda i: (len(held_out.sequences[i]), i))
-    wrong = np.arange(1, prior.labels)
-    if others is not None and others < len(wrong):
-        wrong = np.sort(np.random.default_rng(seed).choice(wrong, others, replace=False))
+    wrong = other_labels(prior.labels, others, seed)
     nats = {"own": 0.0, "wrong": 0.0, "none": 0.0}
     for start in range(0, len(every), batch):
         one = held_out.batch(every[start : start + batch]).to(device)
         mask = valid(one.lengths, one.x.shape[1])
         own = one.label if prior.labels else torch.full_like(one.label, prior.nobody)
         nats["own"] += prior.nll(one.x, own, mask).double().sum().item()
-        for offset in wrong.tolist():
+        for offset in wrong:
             nats["wrong"] += prior.nll(one.x, (own + offset) % prior.labels, mask).double().sum().item() / len(wrong)
         if prior.drop:
             nats["none"] += prior.nll(one.x, torch.full_like(own, prior.nobody), mask).double().sum().item()
@@ -60,7 +59,7 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
         bits=bits["own"],
         uniform=math.log2(prior.codes),
         unigram=float(-share.log2()[torch.from_numpy(said)].mean()),
-        wrong_label_gap=bits["wrong"] - bits["own"] if len(wrong) else None,
+        wrong_label_gap=bits["wrong"] - bits["own"] if wrong else None,
         unlabelled=bits["none"] if prior.drop else None,
         sequences=len(held_out.sequences),
         codes=codes,

@@ -1,0 +1,239 @@
+"""``wavevq evaluate``: the command on a tiny run, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trainings
+import yaml
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from wavevq import evaluation, experiment
+from wavevq.cli import main
+from wavevq.errors import WavevqError
+from wavevq.evaluate.metric import Figure, Findings, Listen, Metric, NotMeasured, optional
+from wavevq.evaluate.metrics import METRICS
+from wavevq.evaluate.record import read_record, write_record
+from wavevq.evaluate.subject import SAMPLED, Subject
+from wavevq.recipe import load_recipe
+from wavevq.run import Run, load_run
+
+QUIET = Console(quiet=True)
+PRIOR = {
+    "steps": 6,
+    "crop": 32,
+    "network": {"kind": "wavenet", "layers": 2, "cycle": 2, **dict.fromkeys(("residual", "gate", "skip", "head"), 6)},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, make_audio: Callable[..., Path]) -> Path:
+    """A folder with a corpus of two speakers, a recipe, and a run of it with its prior."""
+    place = trainings.workplace(tmp_path_factory.mktemp("evaluate"), make_audio)
+    tree = yaml.safe_load((place / "tiny.yaml").read_text())
+    tree["data"] |= {"root": str(place / "corpus"), "held_out": 0.4}
+    (place / "tiny.yaml").write_text(yaml.safe_dump({**tree, "prior": PRIOR}))
+    experiment.train(load_recipe(place / "tiny.yaml"), place / "run", False, QUIET)
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Run:
+    return load_run(place / "run", "cpu")
+
+
+@pytest.fixture(scope="module")
+def subject(run: Run) -> Subject:
+    return evaluation.subject_of(run, run.recipe, QUIET)
+
+
+def call(place: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["evaluate", "--run", str(place / "run"), *words])
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def test_every_metric_is_measured_and_written(place: Path, run: Run) -> None:
+    result = call(place, "--set", f"data.root={place / 'corpus'}", "--set", "evaluation.judged=3")
+    assert result.exit_code == 0, result.output
+    record = read_record(place / "run" / evaluation.FOLDER / evaluation.RECORD)
+    assert [section.metric for section in record.sections] == list(METRICS)
+    assert (record.run, record.data, record.split, record.clips) == ("run", "folder", "val", 4)
+    assert (record.model.step, record.prior and record.prior.step) == (trainings.STEPS, PRIOR["steps"])
+    assert record.codes == run.recipe.model.bottleneck.codes
+    assert str(place) not in record.command
+    assert "data.root=PATH" in record.command
+    for section in record.sections:
+        assert section.title in result.output
+        assert len({figure.name for figure in section.figures}) == len(section.figures)
+
+
+def test_the_page_stands_alone(place: Path) -> None:
+    assert call(place, "--output", str(place / "out")).exit_code == 0
+    page = (place / "out" / evaluation.PAGE).read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|<script|<link|url\(", page)
+
+
+def test_only_the_metrics_that_are_named(place: Path) -> None:
+    assert call(place, "--only", "codebook", "--output", str(place / "one")).exit_code == 0
+    record = read_record(place / "one" / evaluation.RECORD)
+    assert [section.metric for section in record.sections] == ["codebook"]
+    assert record.judged == 0
+    used = record.figure("codebook", "used")
+    assert used is not None
+    assert used.value is not None
+    assert 1 <= used.value <= record.codes
+    assert record.figure("codebook", "nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "codebok"], "--only codebok: there is no such metric; there are codebook, likelihood"),
+        (["--set", "train.steps=3"], "--set train.steps=3: may not change here"),
+        (["--set", "evaluation.judged=0"], "evaluation.judged: 0 is not allowed"),
+        (["--set", "data.root=/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(place: Path, words: list[str], said: str) -> None:
+    result = call(place, *words)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()[-1:]
+    assert said in line
+    assert "Traceback" not in result.output
+
+
+def test_another_corpus_is_refused(place: Path, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+    for i in range(4):
+        make_audio(tmp_path / "corpus" / "zoe" / f"zoe_{i}.wav", seconds=0.1)
+    result = call(place, "--set", f"data.root={tmp_path / 'corpus'}")
+    assert result.exit_code == 2
+    assert "knows the speakers ann, bob; the corpus has zoe" in result.stderr
+
+
+# --- metrics that cannot be had -----------------------------------------------------------------------------
+
+
+def needy(subject: Subject) -> Findings:
+    optional("no_such_package")
+    raise AssertionError("the package is there")
+
+
+def test_a_missing_package_is_a_row_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "needy", Metric(needy, ("no_such_package",)))
+    out = place / "needy"
+    result = call(place, "--output", str(out))
+    assert result.exit_code == 0
+    section = read_record(out / evaluation.RECORD).sections[-1]
+    assert (section.metric, section.figures) == ("needy", ())
+    assert section.note.startswith("not measured: pip install wavevq[eval]")
+    assert "not measured: pip install wavevq[eval]" in " ".join((out / evaluation.PAGE).read_text().split())
+    result = call(place, "--only", "codebook", "--only", "needy")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == ["wavevq: --only needy: pip install wavevq[eval] (no_such_package is missing)"]
+
+
+def test_what_this_corpus_cannot_tell_is_a_row_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mute(subject: Subject) -> Findings:
+        raise NotMeasured("not measured: the corpus has no phones")
+
+    monkeypatch.setitem(METRICS, "mute", Metric(mute))
+    out = place / "mute"
+    assert call(place, "--output", str(out)).exit_code == 0
+    assert read_record(out / evaluation.RECORD).sections[-1].note == "not measured: the corpus has no phones"
+    result = call(place, "--only", "mute")
+    assert result.exit_code == 2
+    assert "--only mute: not measured: the corpus has no phones" in result.stderr
+
+
+def test_a_figure_is_a_finite_number() -> None:
+    with pytest.raises(ValueError, match="gap is nan"):
+        Figure("gap", float("nan"), "bits")
+    assert Figure("gap", None, "bits", "one speaker").value is None
+
+
+# --- what metrics share -------------------------------------------------------------------------------------
+
+
+def test_sampled_versions_are_drawn_once_and_as_the_run_draws_them(run: Run) -> None:
+    plan = run.recipe.evaluation.model_copy(update={"judged": 3, "judged_seconds": 0.06})
+    subject = evaluation.subject_of(run, run.recipe.model_copy(update={"evaluation": plan}), QUIET)
+    assert subject.judged == 0
+    said = subject.utterances
+    assert len(said) == 3
+    for version in SAMPLED:
+        heard = subject.heard(version)
+        assert subject.heard(version) is heard
+        for one, audio in zip(said, heard, strict=True):
+            voice = one.target if version == "conversion" else one.clip.speaker
+            codes = one.donor if version == "shuffled codes" else one.codes
+            assert voice is not None
+            assert codes is not None
+            alone = run.decode_batch([codes], [voice], seed=run.recipe.seed, streams=[one.place])[0]
+            np.testing.assert_array_equal(audio, alone[: len(one.samples)])
+    assert subject.judged == 3
+    assert [take.kind for take in subject.takes(0)] == ["original", "sampled", "sampled", "sampled"]
+
+
+def test_utterances_are_beginnings_of_clips_with_a_donor_and_a_target(subject: Subject) -> None:
+    for one in subject.utterances:
+        assert one.target in set(subject.speakers) - {one.clip.speaker}
+        assert len(one.codes) == -(-len(one.samples) // subject.hop)
+        assert one.donor is not None
+        assert len(one.donor) == len(one.codes)
+        np.testing.assert_array_equal(one.codes, subject.codes[one.place][: len(one.codes)])
+        np.testing.assert_array_equal(one.samples, subject.store.audio(subject.clips[one.place])[: len(one.samples)])
+
+
+def test_a_metric_may_show_what_it_heard(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listening(subject: Subject) -> Findings:
+        loudest = max(float(np.abs(audio).max()) for audio in subject.heard("reconstruction"))
+        return Findings("Loud", (Figure("peak", loudest, ""),), "How loud.", (Listen("First", subject.takes(0)),))
+
+    monkeypatch.setitem(METRICS, "loud", Metric(listening))
+    out = place / "loud"
+    assert call(place, "--only", "loud", "--output", str(out), "--set", "evaluation.judged=2").exit_code == 0
+    assert read_record(out / evaluation.RECORD).judged == 2
+    assert (out / evaluation.PAGE).read_text().count("<audio") == 4
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+
+def test_the_record_comes_back_as_it_was(place: Path, tmp_path: Path) -> None:
+    assert call(place, "--only", "codebook", "--output", str(tmp_path)).exit_code == 0
+    record = read_record(tmp_path / evaluation.RECORD)
+    assert read_record(write_record(record, tmp_path / "again" / "e.json")) == record
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"format": 2}, "format"), ({"codes": "many"}, "codes"), ({"sections": [{}]}, "sections.0.metric")],
+)
+def test_what_is_no_record_is_refused(place: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
+    assert call(place, "--only", "codebook", "--output", str(tmp_path)).exit_code == 0
+    path = tmp_path / evaluation.RECORD
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(WavevqError, match=f"not an evaluation of format 1.*{said}"):
+        read_record(path)
+    path.write_text("{")
+    with pytest.raises(WavevqError, match="not an evaluation"):
+        read_record(path)
+    with pytest.raises(WavevqError, match="cannot be read"):
+        read_record(tmp_path / "nothing")
+
+
+def test_equal_runs_give_equal_figures(subject: Subject, run: Run) -> None:
+    again = evaluation.subject_of(run, run.recipe, QUIET)
+    for name in METRICS:
+        assert METRICS[name].measure(subject).figures == METRICS[name].measure(again).figures

@@ -1,0 +1,11 @@
+"""The metrics of ``wavevq evaluate``, in the order of the report: a new one is a line here."""
+
+from __future__ import annotations
+
+from wavevq.evaluate import codebook, likelihood
+from wavevq.evaluate.metric import Metric
+
+METRICS: dict[str, Metric] = {
+    "codebook": Metric(codebook.metric),
+    "likelihood": Metric(likelihood.metric),
+}

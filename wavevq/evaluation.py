@@ -1,0 +1,219 @@
+"""``wavevq evaluate``: a run and its corpus as a ``Subject``, every metric of it, and what is written of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shlex
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from wavevq import __version__
+from wavevq.audio import Signal
+from wavevq.build import build_store
+from wavevq.data.batches import grouped
+from wavevq.errors import WavevqError
+from wavevq.evaluate.metric import EXTRA, Figure, Findings, NotMeasured, Plot, Table
+from wavevq.evaluate.metrics import METRICS
+from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
+from wavevq.evaluate.report import Report
+from wavevq.evaluate.subject import Subject
+from wavevq.experiment import describe, encoded
+from wavevq.files import AT_ONCE, seconds_bar
+from wavevq.recipe import Recipe, overridden
+from wavevq.run import CHECKPOINTS, PRIOR, RECIPE, Run
+from wavevq.train.state import AVERAGE, checkpoints, read_state
+
+FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
+ROOT, OPTIONS = "data.root", "evaluation."  # what --set may change: nothing that the trained model depends on
+
+
+def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console) -> Record:
+    """Measure a run by every metric, or by ``only`` some, and write RECORD and PAGE into ``folder``.
+
+    Raises WavevqError for an unknown metric, one of ``only`` that cannot be had here, a value that may not be set,
+    and a corpus that is not the run's.
+    """
+    started = time.monotonic()
+    check(only)
+    recipe = with_overrides(run, overrides)
+    subject = subject_of(run, recipe, console)
+    measured: list[tuple[Section, Findings]] = []
+    for name in dict.fromkeys(only or METRICS):
+        console.print(f"{name} ...", highlight=False)
+        measured.append(measure(name, subject, bool(only)))
+    record = Record(
+        format=FORMAT,
+        wavevq=__version__,
+        command=command(run, only, overrides),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        run=run.folder.resolve().name,
+        model=weights(run.folder / CHECKPOINTS),
+        prior=weights(run.folder / PRIOR / CHECKPOINTS) if run.prior else None,
+        data=recipe.data.kind,
+        speakers=len(run.speakers),
+        codes=subject.size,
+        rate=run.rate,
+        hop=subject.hop,
+        split=recipe.evaluation.split,
+        clips=len(subject.clips),
+        seconds=round(sum(clip.length for clip in subject.clips) / subject.rate, 3),
+        judged=subject.judged,
+        seed=subject.seed,
+        sections=tuple(section for section, _ in measured),
+        took=round(time.monotonic() - started, 1),
+    )
+    console.print(table(record))
+    for path in (write_record(record, folder / RECORD), page(record, [one for _, one in measured], folder / PAGE)):
+        console.print(f"written: {path}", soft_wrap=True, highlight=False)
+    return record
+
+
+# --- what is measured ---------------------------------------------------------------------------------------
+
+
+def check(only: Sequence[str]) -> None:
+    """Raises WavevqError for a metric that there is not, and NotMeasured for one whose packages are missing."""
+    for name in only:
+        if name not in METRICS:
+            raise WavevqError(f"--only {name}: there is no such metric; there are {', '.join(METRICS)}")
+    for name in only:
+        lacking = [package for package in METRICS[name].packages if importlib.util.find_spec(package) is None]
+        if lacking:
+            raise NotMeasured(f"--only {name}: {EXTRA} ({', '.join(lacking)} is missing)")
+
+
+def with_overrides(run: Run, overrides: tuple[str, ...]) -> Recipe:
+    """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
+    wrong = [one for one in overrides if one.partition("=")[0] != ROOT and not one.startswith(OPTIONS)]
+    if wrong:
+        allowed = f"{ROOT} and {OPTIONS}*: the run is trained"
+        raise WavevqError("\n".join(f"--set {one}: may not change here, only {allowed}" for one in wrong))
+    return overridden(run.recipe.model_dump(mode="json"), overrides, str(run.folder / RECIPE))
+
+
+def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
+    """What the metrics are given. Raises WavevqError for a corpus of other speakers, and where nothing is held out."""
+    store = build_store(recipe)
+    if store.speakers != run.speakers:
+        raise WavevqError(
+            f"{run.folder}: knows the speakers {', '.join(run.speakers)}; the corpus has {', '.join(store.speakers)}"
+        )
+    split = recipe.evaluation.split
+    if not store.split(split):
+        raise WavevqError(f"data: the corpus holds no clip of the split {split}, so there is nothing to measure on")
+    console.print(describe(store), soft_wrap=True, highlight=False)
+    console.print(f"measured: the split {split}; sampler: {run.sampler}", soft_wrap=True, highlight=False)
+    newest = checkpoints(run.folder / CHECKPOINTS)[-1] / AVERAGE
+
+    def draw(
+        codes: Sequence[NDArray[np.int64]], speakers: Sequence[str], streams: Sequence[int], what: str
+    ) -> list[Signal]:
+        seconds = sum(map(len, codes)) * recipe.hop / run.rate
+        console.print(f"  sampling {len(codes)} clips, {seconds:.1f} s: {what}", highlight=False)
+        audio: dict[int, Signal] = {}
+        with seconds_bar(seconds, console) as advance:
+            for group in grouped([len(one) for one in codes], AT_ONCE):
+                drawn = run.decode_batch(
+                    [codes[i] for i in group],
+                    [speakers[i] for i in group],
+                    seed=recipe.seed,
+                    streams=[streams[i] for i in group],
+                    advance=lambda samples: advance(samples / run.rate),
+                )
+                audio |= zip(group, drawn, strict=True)
+        return [audio[i] for i in range(len(codes))]
+
+    return Subject(
+        model=run.model,
+        prior=run.prior[0] if run.prior else None,
+        store=store,
+        plan=recipe.evaluation,
+        seed=recipe.seed,
+        encoded=lambda split: encoded(run.model, newest, store, split),
+        draw=draw,
+        say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
+    )
+
+
+def measure(name: str, subject: Subject, asked: bool) -> tuple[Section, Findings]:
+    """One metric. Where it cannot be had: a row that says why, or NotMeasured where it was ``asked`` for."""
+    started = time.monotonic()
+    note = ""
+    try:
+        found = METRICS[name].measure(subject)
+    except NotMeasured as reason:
+        if asked:
+            raise NotMeasured(f"--only {name}: {reason}") from None
+        found, note = Findings(name.capitalize(), (), str(reason)), str(reason)
+    return Section(name, found.title, found.figures, round(time.monotonic() - started, 1), note), found
+
+
+def weights(folder: Path) -> Weights:
+    """The newest averaged weights below ``folder``."""
+    newest = checkpoints(folder)[-1]
+    return Weights(read_state(newest)["step"], hashlib.sha256((newest / AVERAGE).read_bytes()).hexdigest())
+
+
+def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
+    """The command line, without this machine's places: PATH stands for that of the corpus."""
+    words = ["wavevq", "evaluate", "--run", run.folder.resolve().name]
+    words += [word for name in only for word in ("--only", name)]
+    for one in overrides:
+        words += ["--set", f"{ROOT}=PATH" if one.startswith(f"{ROOT}=") else one]
+    return shlex.join(words)
+
+
+# --- what is told -------------------------------------------------------------------------------------------
+
+
+def table(record: Record) -> RichTable:
+    """Every figure."""
+    made = RichTable("figure", "value", "unit", "", title=f"{record.run}, {record.clips} clips of {record.split}")
+    made.columns[1].justify = "right"
+    for section in record.sections:
+        made.add_section()
+        made.add_row(f"[bold]{section.title}[/bold]", "", "", section.note)
+        for figure in section.figures:
+            made.add_row(f"  {figure.name}", shown(figure), figure.unit, figure.note)
+    return made
+
+
+def shown(figure: Figure) -> str:
+    """A figure's value as people read it."""
+    if figure.value is None:
+        return "-"
+    return f"{figure.value:,.0f}" if figure.value == int(figure.value) else f"{figure.value:,.4g}"
+
+
+def page(record: Record, findings: Sequence[Findings], path: Path) -> Path:
+    """The report: one file that stands alone."""
+    report = Report(f"{record.run}, measured")
+    trained = f"{record.model.step} training steps" + (f", prior {record.prior.step}" if record.prior else "")
+    report.text(
+        f"{record.clips} clips of the split {record.split} of {record.data}, {record.seconds:.1f} s, {record.rate} Hz, "
+        f"{record.speakers} speakers. K = {record.codes}, {record.rate / record.hop:.4g} codes/s. {trained}. "
+        f"wavevq {record.wavevq}, {record.date}, seed {record.seed}.\n\n{record.command}"
+    )
+    for section, found in zip(record.sections, findings, strict=True):
+        report.heading(found.title)
+        if found.text:
+            report.text(found.text)
+        if section.figures:
+            rows = [(one.name, shown(one), one.unit, one.note) for one in section.figures]
+            report.table(("figure", "value", "unit", "note"), rows)
+        for part in found.parts:
+            if isinstance(part, Table):
+                report.text(part.caption).table(part.headers, part.rows)
+            elif isinstance(part, Plot):
+                report.figure(part.figure, part.caption)
+            else:
+                report.listen(part.caption, part.takes)
+    return report.write(path)
