@@ -61,6 +61,7 @@ def figures(run: Run, store: Store) -> Figures:
     prior, _ = run.prior
     batch, seed = run.recipe.evaluation.batch, run.recipe.seed
     signal = measure(run.model, store, "val", batch=batch, limit=None, others=run.recipe.evaluation.speakers, seed=seed)
+    assert signal.usage is not None, "and codes"
     training, held_out = (codes_of(run.model, store, split, batch) for split in ("train", "val"))
     rates = measure_rate(prior, held_out, counts_of(training, prior.codes), batch=64, others=0, seed=seed)
     rate = rates.bits * rates.codes / signal.samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +41,15 @@ def store(values: np.ndarray | None = None) -> Store:
     return Store(Path("nowhere"), 8000, SPEAKERS, tuple(clips), 0, (), {}, samples)
 
 
-def model() -> VqVae:
+def model(kind: str = "ema") -> VqVae:
     """A model in evaluation mode, its weights random, also those that begin at zero."""
+    bottleneck: dict[str, Any] = {"kind": kind, "dim": 3, **({"codes": K} if kind == "ema" else {})}
     widths = dict.fromkeys(("residual", "gate", "skip", "head", "context", "speaker_dim"), 4)
     tree = {
         "data": {"kind": "folder"},
         "model": {
             "encoder": {"kind": "waveform", "strides": [2, 2], "channels": 4},
-            "bottleneck": {"kind": "ema", "codes": K, "dim": 3},
+            "bottleneck": bottleneck,
             "decoder": {"kind": "wavenet", "layers": 3, "cycle": 2, "context_layers": 1, "classes": Q, **widths},
         },
         "train": {"steps": 5, "crop": 32},
@@ -108,6 +110,38 @@ def test_every_figure_equals_its_definition_clip_by_clip() -> None:
     expected = torch.bincount(torch.cat([codes[clip.name] for clip in clips]), minlength=K)
     assert torch.equal(result.usage.counts, expected)
     assert (result.clips, result.samples) == (len(clips), samples)
+
+
+@pytest.mark.parametrize("kind", ["vae", "none"])
+def test_without_codes_the_latents_are_exchanged_and_the_rate_counts(kind: str) -> None:
+    vae, held = model(kind), store()
+    result = found(vae, held, seed=5)
+    clips, encoded = held.split("val"), {}
+    rate = 0.0
+    for split in ("train", "val"):
+        for one in whole_clips(held, split, 1, HOP):
+            latents = vae.encode(one.x, one.lengths, one.index)  # a VAE's drawn, the clip's place naming its noise
+            encoded[held.split(split)[int(one.index)].name] = latents.z[0].detach()
+            if split == "val" and latents.rate is not None:
+                rate += latents.rate.item() / math.log(2)
+    samples = sum(clip.length for clip in clips)
+    labels = [SPEAKERS.index(clip.speaker) for clip in clips]
+    own = [nll(vae, held, clip, encoded[clip.name], label) for clip, label in zip(clips, labels, strict=True)]
+    donors = derangement([clip.speaker for clip in clips], 5)
+    shuffled = []
+    for i, (clip, label) in enumerate(zip(clips, labels, strict=True)):
+        donor = clips[donors[i]].name if i in donors else "train/eve_0"
+        shuffled.append(nll(vae, held, clip, fitted(encoded[donor], len(encoded[clip.name])), label))
+    # As above: float32 sums in batches of other shapes.
+    assert result.bits == pytest.approx((sum(own) + rate) / samples, rel=1e-5)
+    assert result.shuffled_gap == pytest.approx((sum(shuffled) - sum(own)) / samples, abs=1e-4)
+    assert abs(result.shuffled_gap or 0) > 0.01
+    assert result.rate == (pytest.approx(rate / samples, rel=1e-5) if kind == "vae" else None)
+    assert result.usage is None
+    assert found(vae, held, seed=5, batch=1).bits == pytest.approx(result.bits, rel=1e-5)
+    deaf = model(kind)
+    deaf.decoder.widen.weight.data.zero_()
+    assert any("ignores its latents" in line for line in warnings(found(deaf, held)))
 
 
 def test_the_marginal_entropy_of_a_known_histogram() -> None:

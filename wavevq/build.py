@@ -15,9 +15,10 @@ from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, cache_folder, prepare
 from wavevq.decoders import WaveNetDecoder
 from wavevq.joint import JointVqVae
+from wavevq.nn.bottlenecks import Bottleneck, Plain, Variational
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
-from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer, VectorQuantizer
+from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
@@ -50,7 +51,7 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     with seeded(recipe.seed):
         model = VqVae(
             build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
-            build_bottleneck(recipe.model.bottleneck, recipe.seed),
+            build_bottleneck(recipe.model.bottleneck, recipe.hop, recipe.seed),
             build_decoder(recipe.model.decoder, recipe.model.bottleneck.dim, speakers),
             hop=recipe.hop,
             jitter=recipe.model.jitter,
@@ -80,12 +81,16 @@ def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
 
 
-def build_bottleneck(b: r.Bottleneck, seed: int) -> VectorQuantizer:
+def build_bottleneck(b: r.Bottleneck, hop: int, seed: int) -> Bottleneck:
     match b:
         case r.GradientVq():
             return GradientQuantizer(b.codes, b.dim, b.beta, b.revive_after, seed)
         case r.EmaVq():
             return EmaQuantizer(b.codes, b.dim, b.beta, b.revive_after, b.decay, seed)
+        case r.Vae():
+            return Variational(b.dim, hop, b.weight, b.anneal, b.free_bits, seed)
+        case r.NoBottleneck():
+            return Plain()
 
 
 def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecoder:
@@ -117,6 +122,7 @@ def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: 
 def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
     """The recipe's prior with initial weights, a function of its seed."""
     codes = recipe.model.bottleneck.codes
+    assert codes is not None, "the recipe's grammar sees to it"
     labels = speakers if plan.speaker_dim else 0
     dim = plan.speaker_dim or 1
     with seeded(recipe.seed):

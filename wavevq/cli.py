@@ -267,6 +267,7 @@ def _load(name: str | None, console: Console, sampler: Backend | None = None, pr
     from wavevq.run import load_run
 
     run = load_run(name, sampler=sampler or "reference", precision=precision)
+    run.codebook()  # every command that loads a model works on codes
     if not name:
         by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
         console.print(f"run: {run.folder} ({by})", soft_wrap=True, highlight=False)
@@ -310,7 +311,8 @@ def _run_table(name: str | None) -> Table:
     table = _table(str(folder))
     table.add_row("data", f"{recipe.data.kind}, {recipe.data.rate} Hz")
     table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
-    table.add_row("codebook", f"{model.bottleneck.kind}, K = {model.bottleneck.codes}, D = {model.bottleneck.dim}")
+    size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
+    table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.layers} layers, {model.decoder.residual} channels")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
@@ -342,8 +344,9 @@ def _codes_table(path: str, run: str | None) -> Table:
         return table  # no run, no duration
     recipe = read_recipe(folder)
     table.add_row("run", str(folder))
-    if codes.min() < 0 or codes.max() >= recipe.model.bottleneck.codes:
-        table.add_row("", f"its codebook has 0 to {recipe.model.bottleneck.codes - 1}: these are not its codes")
+    size = recipe.model.bottleneck.codes or 0
+    if codes.min() < 0 or codes.max() >= size:
+        table.add_row("", f"its codebook has {f'0 to {size - 1}' if size else 'no codes'}: these are not its codes")
     else:
         table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
         _add_rate_rows(table, recipe)
@@ -352,10 +355,10 @@ def _codes_table(path: str, run: str | None) -> Table:
 
 def _add_rate_rows(table: Table, recipe: Recipe) -> None:
     rate = recipe.data.rate / recipe.hop
-    bits = math.log2(recipe.model.bottleneck.codes)
     table.add_row("hop", f"{recipe.hop} samples")
     table.add_row("code rate", f"{rate:.4g} codes/s")
-    table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
+    if recipe.model.bottleneck.codes:
+        table.add_row("bit rate", f"{rate * math.log2(recipe.model.bottleneck.codes):.4g} bits/s")
 
 
 def _table(title: str) -> Table:

@@ -249,7 +249,7 @@ def write_report(run: Run, store: Store, said: Sequence[Utterance], rows: Sequen
         curves = {name: [(int(line["step"]), float(line[key])) for line in lines] for name, key in names.items()}
         page.figure(curve_figure(curves, ylabel, ""), f"Held-out: {', '.join(names)}")
     codes = encode_all(run.model, whole_clips(store, "val", run.recipe.evaluation.batch, run.recipe.hop))
-    counts = usage(list(codes.values()), run.recipe.model.bottleneck.codes).counts
+    counts = usage(list(codes.values()), run.codebook()).counts
     page.figure(usage_figure(counts.numpy(), ""), "Use of the codebook over all held-out clips")
     return page.write(folder / "report.html")
 

@@ -140,7 +140,9 @@ def encoded(model: VqVae, weights: Path, store: Store, split: Split) -> Codes:
     if not path.exists():
         found = encode_all(model, whole_clips(store, split, BATCH, model.hop))
         save_codes(path, [found[place].cpu().numpy() for place in range(len(clips))])
-    return ended(load_codes(path), clips, store.speakers, model.bottleneck.codes)
+    end = model.bottleneck.codes
+    assert end is not None, "the recipe's grammar sees to it"
+    return ended(load_codes(path), clips, store.speakers, end)
 
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:

@@ -25,12 +25,15 @@ from torch.nn import functional as F
 from wavevq.contracts import Batch, StepLoss
 from wavevq.distributed import total
 from wavevq.nn.encoders import frames_of, valid
+from wavevq.nn.quantizers import VectorQuantizer
 from wavevq.prior import Prior
 from wavevq.vqvae import VqVae
 
 
 class JointVqVae(VqVae):
     """A VQ-VAE and, as a part of it, the prior of its codes. weight and tau as above; the prior has an end class."""
+
+    bottleneck: VectorQuantizer
 
     def __init__(self, model: VqVae, prior: Prior, *, weight: float, tau: float) -> None:
         parts = model.encoder, model.bottleneck, model.decoder
@@ -58,14 +61,14 @@ class JointVqVae(VqVae):
         ends = after < self.hop
         place = torch.arange(codes.shape[1] + 1, device=codes.device)
         last = (place == frames[:, None]) & ends[:, None]
-        said = F.pad(codes, (0, 1)).masked_fill(last, self.bottleneck.codes)
+        said = F.pad(codes, (0, 1)).masked_fill(last, self.prior.codes)
         found = Batch(said, batch.label, frames + ends, batch.index, (before > 0).long())
         if not self.weight:
             return found
         # The prior's loss is in nats a code; a sample's share of it is what reaches the encoder.
         share = total(self.prior.taught(found).sum()) / total(batch.lengths.sum())
         soft = soft_codes(z_e, self.bottleneck.codebook, self.tau) * valid(frames, z_e.shape[1])[..., None]
-        rows = F.one_hot(said, self.bottleneck.codes + 1).to(soft.dtype)
+        rows = F.one_hot(said, self.prior.codes + 1).to(soft.dtype)
         return replace(found, x=rows + F.pad(self.weight * share * (soft - soft.detach()), (0, 1, 0, 1)))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Each purpose that draws by the numbers of steps or examples has a seed of its own, derived from the recipe's, so
 # that no two share their numbers. The quantizer draws by its updates under the recipe's seed itself.
-ORDER, OFFSETS, JITTER, DROP, CODES, VOICES = 1, 2, 3, 4, 5, 6
+ORDER, OFFSETS, JITTER, DROP, CODES, VOICES, POSTERIOR = 1, 2, 3, 4, 5, 6, 7
 DRAWS_A_COUNTER = 4  # Philox4x64 yields four 64-bit words for each value of its counter
 
 
@@ -28,6 +28,13 @@ def uniform(seed: int, streams: Iterable[int], count: int, start: int = 0) -> Te
         bits.advance(start // DRAWS_A_COUNTER)
         rows.append(np.random.Generator(bits).random(skipped + count)[skipped:])
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count, dtype=torch.float64)
+
+
+def normal(seed: int, streams: Iterable[int], count: int) -> Tensor:
+    """Standard normal noise, float64 ``[streams, count]``: ``uniform`` through the inverse distribution function."""
+    shares = uniform(seed, streams, count).clamp(min=2**-54)  # half of the smallest above 0
+    quantiles: Tensor = torch.special.ndtri(shares)
+    return quantiles
 
 
 def derived(seed: int, purpose: int) -> int:

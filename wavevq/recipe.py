@@ -153,7 +153,32 @@ class EmaVq(Codebook):
     decay: Annotated[float, Number, Field(ge=0, lt=1)] = 0.99
 
 
-Bottleneck = Annotated[GradientVq | EmaVq, Field(discriminator="kind")]
+class Continuous(Section):
+    """What the bottlenecks without a codebook have: there to be compared with."""
+
+    dim: Count = 64  # D
+
+    @property
+    def codes(self) -> None:
+        """There are none: no codes to write, no prior."""
+
+
+class Vae(Continuous):
+    """Gaussian latents, their KL divergence to N(0, 1) in the loss."""
+
+    kind: Literal["vae"]
+    weight: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 1.0  # of the divergence; 1: evidence bound
+    anneal: Whole = 0  # steps over which the weight rises linearly from 0
+    free_bits: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 0.0  # a dimension and code position
+
+
+class NoBottleneck(Continuous):
+    """A plain autoencoder."""
+
+    kind: Literal["none"]
+
+
+Bottleneck = Annotated[GradientVq | EmaVq | Vae | NoBottleneck, Field(discriminator="kind")]
 
 
 class WaveNetDecoder(Section):
@@ -296,9 +321,12 @@ class Recipe(Section):
         return self.model.encoder.hop
 
     @model_validator(mode="after")
-    def _crop_is_whole_frames(self) -> Recipe:
-        if mistake := _cut_frame(self.train.crop, self.hop):
-            raise ValueError(mistake)
+    def _sections_fit(self) -> Recipe:
+        mistakes = [_cut_frame(self.train.crop, self.hop)]
+        if self.prior is not None and self.model.bottleneck.codes is None:
+            mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
+        if any(mistakes):
+            raise ValueError("; ".join(filter(None, mistakes)))
         return self
 
     @model_validator(mode="after")

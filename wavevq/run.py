@@ -63,6 +63,13 @@ class Run:
         """Hz, of what ``decode`` returns."""
         return self.recipe.data.rate
 
+    def codebook(self) -> int:
+        """K, its codes being 0 to K - 1. Raises WavevqError for a model without codes."""
+        if self.model.bottleneck.codes is None:
+            kind = self.recipe.model.bottleneck.kind
+            raise WavevqError(f"{self.folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
+        return self.model.bottleneck.codes
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -75,7 +82,11 @@ class Run:
 
     @torch.no_grad()
     def encode(self, recording: Recording) -> NDArray[np.int64]:
-        """Codes int64 ``[F]``, one for each hop of samples, the last for what is left."""
+        """Codes int64 ``[F]``, one for each hop of samples, the last for what is left.
+
+        Raises WavevqError for a model without codes.
+        """
+        self.codebook()
         samples = normalise(recording, self.rate, self.recipe.data.trim_db).samples
         x = torch.from_numpy(np.pad(samples, (0, -len(samples) % self.model.hop)))
         lengths = torch.tensor([len(samples)], device=self.device)
@@ -236,7 +247,7 @@ class Run:
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[F]``. Raises WavevqError, with ``name``, where they are not this model's."""
-        size = self.model.bottleneck.codes
+        size = self.codebook()
         refuse_noncodes(codes.dtype, codes.shape, name)
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= size:

@@ -1,4 +1,7 @@
-"""The VQ-VAE: encoder, bottleneck, decoder (Van den Oord et al. 2017, equation 3)."""
+"""The VQ-VAE: encoder, bottleneck, decoder (Van den Oord et al. 2017, equation 3).
+
+With a bottleneck without codes, of which there are two to compare with, it is a VAE or a plain autoencoder.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from torch import Tensor, nn
 from wavevq.contracts import Batch, Latents, Sampler, StepLoss
 from wavevq.decoders import Noise, WaveNetDecoder
 from wavevq.distributed import total, world_size
+from wavevq.nn.bottlenecks import Bottleneck
 from wavevq.nn.encoders import frames_of, valid
-from wavevq.nn.quantizers import VectorQuantizer
 from wavevq.noise import JITTER, derived, uniform
 
 
 class VqVae(nn.Module):
-    """An autoencoder whose latents are codes.
+    """An autoencoder whose latents are codes, or what its bottleneck makes of them.
 
     jitter: chance that a training frame's latent is replaced by its left or right neighbour's; its randomness is
     that of each example's global index under ``seed``.
@@ -26,7 +29,7 @@ class VqVae(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        bottleneck: VectorQuantizer,
+        bottleneck: Bottleneck,
         decoder: WaveNetDecoder,
         *,
         hop: int,
@@ -39,13 +42,16 @@ class VqVae(nn.Module):
         self.decoder = decoder
         self.hop, self.jitter, self.seed = hop, jitter, seed
 
-    def encode(self, x: Tensor, lengths: Tensor) -> Latents:
-        """Latents ``[B, F, D]`` and codes int64 ``[B, F]`` of ``[B, 1, T]``, T a multiple of the hop."""
-        return self.quantize(self.encoder(x, lengths), lengths)
+    def encode(self, x: Tensor, lengths: Tensor, index: Tensor | None = None) -> Latents:
+        """Latents ``[B, F, D]`` and codes int64 ``[B, F]`` of ``[B, 1, T]``, T a multiple of the hop.
 
-    def quantize(self, z_e: Tensor, lengths: Tensor) -> Latents:
+        index: int64 ``[B]``, the examples' global numbers where a VAE's latents shall be drawn; without, its means.
+        """
+        return self.quantize(self.encoder(x, lengths), lengths, index)
+
+    def quantize(self, z_e: Tensor, lengths: Tensor, index: Tensor | None = None) -> Latents:
         """``encode`` of what the encoder has made of the signal, ``[B, F, D]``."""
-        latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]))
+        latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]), index)
         return latents
 
     def decode(
@@ -66,7 +72,7 @@ class VqVae(nn.Module):
 
         Divided by the valid samples of all ranks over the number of ranks, since DDP averages gradients.
         """
-        return self.loss_of(batch, self.encode(batch.x, batch.lengths))
+        return self.loss_of(batch, self.encode(batch.x, batch.lengths, batch.index))
 
     def loss_of(self, batch: Batch, latents: Latents) -> StepLoss:
         """``training_loss``, given the batch's latents."""
@@ -80,7 +86,11 @@ class VqVae(nn.Module):
         loss = nats / (count / world_size()) + latents.loss
         bits = total(nats) / count / math.log(2)
         metrics = {"bits_per_sample": bits, "bottleneck_loss": total(latents.loss) / world_size()}
-        if latents.codes is not None:
+        if latents.rate is not None:
+            metrics["rate_bits_per_sample"] = total(latents.rate.sum()) / count / math.log(2)
+            metrics["bits_per_sample"] = bits + metrics["rate_bits_per_sample"]  # of the evidence bound
+        if self.bottleneck.codes is not None:
+            assert latents.codes is not None
             heard = latents.codes[valid(frames_of(batch.lengths, self.hop), z.shape[1])]
             metrics["codes_used"] = (total(torch.bincount(heard, minlength=self.bottleneck.codes)) > 0).sum()
         return StepLoss(loss, metrics)

@@ -41,7 +41,9 @@ class JointValidator:
 
 def codes_of(model: VqVae, store: Store, split: Split, batch: int, limit: int | None = None) -> Codes:
     """The sequences of a split as the prior knows them, of ``limit`` clips at most; batch: clips encoded together."""
+    end = model.bottleneck.codes
+    assert end is not None, "the recipe's grammar sees to it"
     found = encode_all(model, whole_clips(store, split, batch, model.hop, limit))
     clips = store.split(split)
     rows = [found[place].cpu().numpy() for place in sorted(found)]
-    return ended(rows, [clips[place] for place in sorted(found)], store.speakers, model.bottleneck.codes)
+    return ended(rows, [clips[place] for place in sorted(found)], store.speakers, end)

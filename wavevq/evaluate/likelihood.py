@@ -34,16 +34,19 @@ class Likelihoods:
 
     shuffled_gap: bits a sample more with the codes of another clip of the same speaker; None where no clip has one.
     wrong_speaker_gap: bits a sample more with another speaker's label, mean over the others; None with one speaker.
-    usage: of the codes over these clips. clips, samples: how many were measured.
+    usage: of the codes over these clips; None for a model without codes, whose latents take their place in all this.
+    rate: the KL divergence of a VAE's latents, bits a sample, else None; ``bits`` then are the evidence bound, rate
+    included, by one drawing of each clip's latents. clips, samples: how many were measured.
     """
 
     bits: float
     marginal: float
     shuffled_gap: float | None
     wrong_speaker_gap: float | None
-    usage: Usage
+    usage: Usage | None
     clips: int
     samples: int
+    rate: float | None = None
 
 
 @torch.no_grad()
@@ -57,7 +60,7 @@ def measure(
     """
     device = next(model.parameters()).device
     batches = whole_clips(store, split, batch, model.hop, limit)
-    codes = encode_all(model, batches)
+    codes, rate = _encoded(model, batches)
     donors = _donors(model, store, split, codes, seed)
     wrong = other_labels(len(store.speakers), others, seed)
     own, shuffled, shuffled_own, mistaken = 0.0, 0.0, 0.0, 0.0
@@ -83,13 +86,14 @@ def measure(
             label = (one.label + offset) % len(store.speakers)
             mistaken += _bits(model, one, [codes[i] for i in index], label, mask).sum().item()
     return Likelihoods(
-        bits=own / samples,
+        bits=(own + (rate or 0)) / samples,
         marginal=entropy_bits(classes),
         shuffled_gap=(shuffled - shuffled_own) / shuffled_samples if shuffled_samples else None,
         wrong_speaker_gap=(mistaken / len(wrong) - own) / samples if wrong else None,
-        usage=usage(list(codes.values()), model.bottleneck.codes),
+        usage=usage(list(codes.values()), model.bottleneck.codes) if model.bottleneck.codes else None,
         clips=len(codes),
         samples=samples,
+        rate=None if rate is None else rate / samples,
     )
 
 
@@ -125,15 +129,22 @@ def metric(subject: Subject) -> Findings:
 
 @torch.no_grad()
 def encode_all(model: VqVae, batches: WholeClips) -> dict[int, Tensor]:
-    """Codes int64 ``[F]`` of every clip, by its place in the split."""
+    """Codes int64 ``[F]`` of every clip, by its place in the split; without codes its latents ``[F, D]``."""
+    return _encoded(model, batches)[0]
+
+
+def _encoded(model: VqVae, batches: WholeClips) -> tuple[dict[int, Tensor], float | None]:
+    """``encode_all`` and the latents' rate in bits over all clips, None where it is a constant or there is none."""
     device = next(model.parameters()).device
-    codes = {}
+    codes, rate = {}, None
     for one in batches:
-        found = model.encode(one.x.to(device), one.lengths.to(device)).codes
-        assert found is not None
+        found = model.encode(one.x.to(device), one.lengths.to(device), one.index)
+        if found.rate is not None:
+            rate = (rate or 0.0) + found.rate.double().sum().item() / math.log(2)
+        rows = found.z if found.codes is None else found.codes
         for row, frames in enumerate(frames_of(one.lengths, model.hop).tolist()):
-            codes[int(one.index[row])] = found[row, :frames]
-    return codes
+            codes[int(one.index[row])] = rows[row, :frames]
+    return codes, rate
 
 
 def derangement(groups: list[str], seed: int) -> dict[int, int]:
@@ -151,8 +162,8 @@ def derangement(groups: list[str], seed: int) -> dict[int, int]:
 
 
 def fitted(codes: Tensor, frames: int) -> Tensor:
-    """Codes int64 ``[F]`` cut or repeated to ``[frames]``."""
-    return codes.repeat(-(-frames // len(codes)))[:frames]
+    """Codes int64 ``[F]`` or latents ``[F, D]`` cut or repeated to ``frames`` of them."""
+    return codes[torch.arange(frames, device=codes.device) % len(codes)]
 
 
 def _donors(model: VqVae, store: Store, split: Split, codes: dict[int, Tensor], seed: int) -> dict[int, Tensor]:
@@ -183,7 +194,9 @@ def _training_codes(model: VqVae, store: Store, speaker: str) -> Tensor | None:
 def _bits(model: VqVae, batch: Batch, codes: list[Tensor], label: Tensor, mask: Tensor) -> Tensor:
     """Bits ``[B]`` of each clip given its codes and a label."""
     frames = batch.x.shape[-1] // model.hop
-    padded = torch.stack([torch.nn.functional.pad(one, (0, frames - len(one))) for one in codes])
+    padded = codes[0].new_zeros(len(codes), frames, *codes[0].shape[1:])
+    for row, one in zip(padded, codes, strict=True):
+        row[: len(one)] = one
     z = model.bottleneck.lookup(padded)
     return model.decoder.nll(batch.x, z, label, mask).double() / math.log(2)
 

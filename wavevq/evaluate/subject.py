@@ -82,7 +82,9 @@ class Subject:
     @property
     def size(self) -> int:
         """K."""
-        return self.model.bottleneck.codes
+        size = self.model.bottleneck.codes
+        assert size is not None, "a run without codes has been refused"
+        return size
 
     @cached_property
     def clips(self) -> list[StoredClip]:

@@ -37,18 +37,22 @@ class Validator:
             seed=self.seed,
         )
         scalars: dict[str, float] = {"bits_per_sample": found.bits, "marginal_bits": found.marginal}
+        if found.rate is not None:
+            scalars["rate_bits_per_sample"] = found.rate
         if found.shuffled_gap is not None:
-            scalars["shuffled_codes_gap"] = found.shuffled_gap
+            scalars[f"shuffled_{transmitted(found)}_gap"] = found.shuffled_gap
         if found.wrong_speaker_gap is not None:
             scalars["wrong_speaker_gap"] = found.wrong_speaker_gap
-        scalars |= {
-            "codes_used": found.usage.used,
-            "codes": len(found.usage.counts),
-            "perplexity": found.usage.perplexity,
-            "perplexity_share": found.usage.share,
-            "clips": found.clips,
-        }
-        figures = {"codebook usage": usage_figure(found.usage.counts.numpy(), f"codebook usage at step {step}")}
+        figures = {}
+        if found.usage is not None:
+            scalars |= {
+                "codes_used": found.usage.used,
+                "codes": len(found.usage.counts),
+                "perplexity": found.usage.perplexity,
+                "perplexity_share": found.usage.share,
+            }
+            figures["codebook usage"] = usage_figure(found.usage.counts.numpy(), f"codebook usage at step {step}")
+        scalars["clips"] = found.clips
         clips = {}
         for name, clip in self._sampled():
             clips[name] = clip
@@ -74,17 +78,22 @@ class Validator:
         return clips
 
 
+def transmitted(found: likelihood.Likelihoods) -> str:
+    """What the decoder is given: codes, or the latents of a model that has none."""
+    return "latents" if found.usage is None else "codes"
+
+
 def warnings(found: likelihood.Likelihoods) -> list[str]:
     """What must be said aloud."""
     said = []
-    size = len(found.usage.counts)
-    if found.usage.share < COLLAPSED or found.usage.used == 1:  # one code of a small codebook is a large share of it
-        said.append(
-            f"the codebook has collapsed: {found.usage.used} of {size} codes, perplexity {found.usage.perplexity:.1f}"
-        )
+    use = found.usage
+    if use is not None and (use.share < COLLAPSED or use.used == 1):  # one code of a small codebook is a large share
+        size = len(use.counts)
+        said.append(f"the codebook has collapsed: {use.used} of {size} codes, perplexity {use.perplexity:.1f}")
     if found.shuffled_gap is not None and found.shuffled_gap <= 0:
         said.append(
-            f"the decoder ignores its codes: another clip's serve as well ({found.shuffled_gap:+.3f} bits/sample)"
+            f"the decoder ignores its {transmitted(found)}: another clip's serve as well "
+            f"({found.shuffled_gap:+.3f} bits/sample)"
         )
     if found.wrong_speaker_gap is not None and found.wrong_speaker_gap <= 0:
         said.append(

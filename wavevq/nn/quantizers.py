@@ -11,7 +11,7 @@ evaluation nothing is written and no collective is called: ranks may evaluate di
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wavevq.contracts import Latents
 from wavevq.distributed import interleaved, rank, total, world_size
+from wavevq.nn.bottlenecks import Bottleneck
 from wavevq.noise import uniform
 
 LLOYD_ITERATIONS = 10  # of the initial k-means; ours, more moves the codes by little
@@ -26,25 +27,6 @@ SCORES_ON_CPU = 2**21  # scores in a block of the search: 8 MiB stay in the cach
 SCORES_ON_GPU = 2**26
 ROWS_OF_ERRORS = 2**12
 INITIAL_TABLE, INITIAL_KMEANS, INITIAL_REPEATS, REVIVAL = range(4)  # streams of noise; the n-th update's: REVIVAL + n
-
-
-class Bottleneck(nn.Module, ABC):
-    """What stands between encoder and decoder."""
-
-    @abstractmethod
-    def forward(self, z_e: Tensor, mask: Tensor) -> Latents:
-        """Latents of the encoder's output: float ``[B, *grid, D]``; mask: bool ``[B, *grid]``, true where valid.
-
-        Where the mask is false, z and codes are 0 and nothing else depends on z_e.
-        """
-
-    @abstractmethod
-    def encode(self, z_e: Tensor) -> Tensor:
-        """Codes, int64 ``[B, *grid]`` in [0, K), of float ``[B, *grid, D]``."""
-
-    @abstractmethod
-    def lookup(self, codes: Tensor) -> Tensor:
-        """The vectors, float32 ``[B, *grid, D]``, of int64 ``[B, *grid]`` in [0, K)."""
 
 
 class VectorQuantizer(Bottleneck):
@@ -59,6 +41,7 @@ class VectorQuantizer(Bottleneck):
     is no step and changes none of them.
     """
 
+    codes: int
     codebook: Tensor  # float32 [K, D]
     initialised: Tensor
     updates: Tensor
@@ -75,7 +58,7 @@ class VectorQuantizer(Bottleneck):
         self.register_buffer("updates", torch.tensor(0))
         self.register_buffer("idle", torch.zeros(codes, dtype=torch.int64))
 
-    def forward(self, z_e: Tensor, mask: Tensor) -> Latents:
+    def forward(self, z_e: Tensor, mask: Tensor, index: Tensor | None = None) -> Latents:
         with torch.autocast(z_e.device.type, enabled=False):
             valid = mask[..., None]
             vectors = torch.where(valid, z_e.to(self.codebook.dtype), 0)
@@ -98,10 +81,12 @@ class VectorQuantizer(Bottleneck):
 
     @torch.no_grad()
     def encode(self, z_e: Tensor) -> Tensor:
+        """Codes, int64 ``[B, *grid]`` in [0, K), of float ``[B, *grid, D]``."""
         rows = z_e.reshape(-1, self.dim).to(self.codebook.dtype)
         return nearest(rows, self.codebook).view(z_e.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
+        """The vectors, float32 ``[B, *grid, D]``, of int64 ``[B, *grid]`` in [0, K)."""
         return F.embedding(codes, self.codebook)
 
     @abstractmethod
