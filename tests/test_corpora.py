@@ -380,3 +380,16 @@ def test_librispeech_does_not_train_on_its_test_subsets(tmp_path: Path, make_aud
         "367": "val_unseen",
     }
     assert {clip.split for clip in clips if clip.speaker == "19"} == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("recordings/7_jackson_32.wav", "7"), ("recordings/0_x_9_1.wav", "0"), ("wav48/jackson/jackson_732.flac", "7")],
+)
+def test_the_digit_of_a_recording(name: str, said: str) -> None:
+    assert corpora.digit(name) == said
+
+
+def test_a_name_that_tells_no_digit_is_refused() -> None:
+    with pytest.raises(WavevqError, match="does not tell the digit"):
+        corpora.digit("wav48/jackson/jackson.flac")

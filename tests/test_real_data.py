@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from wavevq.audio import read
 from wavevq.cli import main
 from wavevq.codes_file import read_codes
+from wavevq.recipe import load_recipe
 from wavevq.run import load_run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -33,6 +34,9 @@ def test_shipped_recipes_train_on_real_speech_and_convert_it(
     sets = [word for one in (f"data.root={test_data / folder}", *SHORT) for word in ("--set", one)]
     # The first layers are enough to be trained; thirty would only take longer.
     sets += ["--set", "model.decoder.layers=4", "--set", "evaluation.clips=2"]
+    has_prior = load_recipe(RECIPES / f"{recipe}.yaml").prior is not None
+    if has_prior:
+        sets += ["--set", "prior.steps=2", "--set", "prior.batch=2", "--set", "prior.network.layers=2"]
     trained = CliRunner().invoke(main, ["train", str(RECIPES / f"{recipe}.yaml"), *sets, "--run", str(run)])
     assert trained.exit_code == 0, trained.output
     found = json.loads((run / "summary.json").read_text())
@@ -54,3 +58,10 @@ def test_shipped_recipes_train_on_real_speech_and_convert_it(
     )
     assert decoded.exit_code == 0, decoded.output
     assert len(read(out).samples) == 10 * hop
+
+    if has_prior:
+        new = CliRunner().invoke(
+            main, ["sample", str(tmp_path / "new"), "--count", "2", "--seconds", "0.1", "--run", str(run)]
+        )
+        assert new.exit_code == 0, new.output
+        assert len(list((tmp_path / "new").glob("*.wav"))) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +44,15 @@ def build_listing(data: r.Data, seed: int) -> Listing:
 def build_store(recipe: r.Recipe) -> Store:
     """The recipe's corpus, decoded and levelled; made once, then taken from the cache."""
     return prepare(build_listing(recipe.data, recipe.seed), recipe.data.rate, recipe.data.trim_db)
+
+
+def build_words(data: r.Data) -> Callable[[str], str] | None:
+    """What finds the word in a clip by its name, where each clip holds one word of a closed vocabulary."""
+    match data:
+        case r.Fsdd():
+            return corpora.digit
+        case _:
+            return None
 
 
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:

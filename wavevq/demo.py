@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from wavevq import experiment
-from wavevq.audio import SILENCE_RMS, Recording, Signal, level, write
+from wavevq.audio import Recording, Signal, level, write
 from wavevq.build import build_store
 from wavevq.data.batches import whole_clips
 from wavevq.data.store import Phone, Store, StoredClip
 from wavevq.errors import WavevqError
 from wavevq.evaluate.codebook import usage
+from wavevq.evaluate.judges import levelled, spoken
 from wavevq.evaluate.likelihood import derangement, encode_all, fitted
 from wavevq.evaluate.probes import PhoneProbe, Score, SpeakerProbe
 from wavevq.evaluate.report import Report, Take, curve_figure, usage_figure
@@ -144,13 +145,11 @@ def utterances(run: Run, store: Store) -> list[Utterance]:
 
 def beginning(run: Run, store: Store, clip: StoredClip) -> tuple[Signal, tuple[Phone, ...]]:
     """The first SECONDS of a clip in whole codes, levelled, after mu-law and back; and the phones in it."""
-    assert clip.phones is not None, "the probes need a corpus with phones"
     length = min(clip.length, round(SECONDS * run.rate)) // run.recipe.hop * run.recipe.hop
     samples = torch.from_numpy(level(store.audio(clip, 0, length), slice(None), clip.name))
     distribution = run.model.decoder.distribution
     heard = distribution.decode(distribution.encode(samples)).numpy()
-    seconds = length / run.rate
-    return heard, tuple((start, min(end, seconds), symbol) for start, end, symbol in clip.phones if start < seconds)
+    return heard, spoken(clip, length / run.rate)
 
 
 def versions(run: Run, said: Sequence[Utterance]) -> dict[str, list[Signal]]:
@@ -160,8 +159,7 @@ def versions(run: Run, said: Sequence[Utterance]) -> dict[str, list[Signal]]:
     others = [fitted(torch.from_numpy(codes[donors[i]]), len(own)).numpy() for i, own in enumerate(codes)]
     own, targets = [one.speaker for one in said], [one.target for one in said]
     drawn = run.decode_batch([*codes, *codes, *others], [*own, *targets, *own], seed=run.recipe.seed)
-    # Sampled clips at the level of the originals, or it would give them away.
-    heard = [level(clip, slice(None)) if clip.std() > SILENCE_RMS else clip for clip in drawn]
+    heard = [levelled(clip) for clip in drawn]
     n = len(said)
     return {
         "original": [one.samples for one in said],

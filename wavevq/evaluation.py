@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 
 from wavevq import __version__
 from wavevq.audio import Signal
-from wavevq.build import build_store
+from wavevq.build import build_store, build_words
 from wavevq.data.batches import grouped
 from wavevq.errors import WavevqError
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, NotMeasured, Plot, Table
@@ -139,6 +139,8 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
         seed=recipe.seed,
         encoded=lambda split: encoded(run.model, newest, store, split),
         draw=draw,
+        compose=lambda speakers, frames: run.sample_codes(speakers, frames, seed=recipe.seed),
+        word_of=build_words(recipe.data),
         say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
     )
 

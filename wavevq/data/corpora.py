@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wavevq.errors import WavevqError
@@ -125,6 +125,15 @@ def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
         if found:
             return _listing(top, base, found, 0, _parent, held_out, seed)
     raise _no_corpus(root, "recordings/<digit>_<speaker>_<index>.wav or wav48/<speaker>/*.wav")
+
+
+def digit(name: str) -> str:
+    """The digit that is said in a clip of ``fsdd``, "0" to "9"."""
+    path = PurePosixPath(name)
+    pattern = r"(\d)_.+_\d+" if path.parent.name == "recordings" else r".*_(\d)\d+"
+    if not (found := re.fullmatch(pattern, path.stem)):
+        raise WavevqError(f"{name}: its name does not tell the digit, as 7_jackson_32 and jackson_732 do")
+    return found[1]
 
 
 def speaker_info(base: Path) -> dict[str, str]:

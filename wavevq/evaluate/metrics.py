@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, likelihood
+from wavevq.evaluate import codebook, likelihood, samples
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
     "likelihood": Metric(likelihood.metric),
+    "samples": Metric(samples.metric),
 }

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from itertools import combinations
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class _ClipProbe(ABC):
 
         assert len(clips) == len(classes) > 0, "one class a clip"
         features = np.stack([cls._describe(clip, rate) for clip in clips])
-        classifier = make_pipeline(StandardScaler(), SVC(C=10.0))
+        classifier = make_pipeline(StandardScaler(), SVC(C=10.0, decision_function_shape="ovo"))
         return cls(rate, _majority(classes), classifier.fit(features, list(classes)))
 
     def judge(self, clips: Sequence[Clip]) -> list[str]:
@@ -71,6 +72,27 @@ class _ClipProbe(ABC):
             return []
         features = np.stack([self._describe(clip, self.rate) for clip in clips])
         return [str(guess) for guess in self.classifier.predict(features)]
+
+    def margins(self, clips: Sequence[Clip]) -> Features:
+        """How surely each clip ``[N]`` is of its class: its distance to the nearest border with another class.
+
+        In units of the classifier's margin; 0 lies on the border.
+        """
+        if not clips:
+            return np.zeros(0)
+        features = np.stack([self._describe(clip, self.rate) for clip in clips])
+        names = list(self.classifier.classes_)
+        won = np.array([names.index(guess) for guess in self.classifier.predict(features)])
+        pairs = self.classifier.decision_function(features).reshape(len(clips), -1)
+        if len(names) == 2:
+            return cast(Features, np.where(won == 1, pairs[:, 0], -pairs[:, 0]))
+        # One column a pair of classes in order, above 0 where the first of the two is the likelier.
+        nearest = np.full(len(clips), np.inf)
+        for column, (first, second) in enumerate(combinations(range(len(names)), 2)):
+            for winner, side in ((first, 1.0), (second, -1.0)):
+                rows = won == winner
+                nearest[rows] = np.minimum(nearest[rows], side * pairs[rows, column])
+        return nearest
 
     def score(self, name: str, clips: Sequence[Clip], expected: Sequence[str]) -> Score:
         """The share of clips that are judged as expected."""

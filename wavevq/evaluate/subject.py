@@ -15,6 +15,7 @@ from wavevq.audio import Signal
 from wavevq.data.codes import Codes
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store, StoredClip
+from wavevq.evaluate.judges import Judges, levelled
 from wavevq.evaluate.likelihood import derangement, fitted
 from wavevq.evaluate.metric import NotMeasured
 from wavevq.evaluate.report import Take
@@ -27,6 +28,8 @@ SAMPLED: tuple[Version, ...] = ("reconstruction", "conversion", "shuffled codes"
 
 # (codes [F] of each clip, whose voice each has, the stream each draws from, what it is for) -> audio [F x hop] of each.
 Draw = Callable[[Sequence[NDArray[np.int64]], Sequence[str], Sequence[int], str], list[Signal]]
+# (whose voice each clip has, codes at most) -> new codes [n] of each, the i-th clip's from stream i.
+Compose = Callable[[Sequence[str], int], list[NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +54,9 @@ class Subject:
     """model: in evaluation mode, averaged weights. prior: of codes, or None.
 
     encoded: the codes of a split, from the cache or made; ``codes`` is the shorter way. draw: samples audio from codes.
-    seed: of everything that is drawn. plan: the options, ``plan.split`` says which clips are measured. say: tells the
-    user what takes time now.
+    compose: samples codes from the prior; raises WavevqError where there is none. word_of: the word in a clip of this
+    name, None where the corpus has no closed vocabulary. seed: of everything that is
+    drawn. plan: the options, ``plan.split`` says which clips are measured. say: tells the user what takes time now.
     """
 
     model: VqVae
@@ -62,6 +66,8 @@ class Subject:
     seed: int
     encoded: Callable[[Split], Codes]
     draw: Draw
+    compose: Compose
+    word_of: Callable[[str], str] | None
     say: Callable[[str], None]
 
     @property
@@ -112,6 +118,11 @@ class Subject:
         return [one[:-1] for one in self.training_sequences.sequences]
 
     @property
+    def most(self) -> int:
+        """Codes of a clip that is sampled, at most."""
+        return max(1, round(self.plan.judged_seconds * self.rate / self.hop))
+
+    @property
     def judged(self) -> int:
         """How many clips have been sampled anew: 0 before a metric has listened."""
         return len(self.utterances) if self._heard.keys() & set(SAMPLED) else 0
@@ -126,8 +137,7 @@ class Subject:
         """
         count = min(self.plan.judged, len(self.clips))
         places = [(2 * i + 1) * len(self.clips) // (2 * count) for i in range(count)]
-        most = max(1, round(self.plan.judged_seconds * self.rate / self.hop))
-        codes = [self.codes[place][:most] for place in places]
+        codes = [self.codes[place][: self.most] for place in places]
         donors = derangement([clip.speaker for clip in self.clips], self.seed)
         heard = dict.fromkeys(self.speakers, 0)
         made = []
@@ -139,7 +149,7 @@ class Subject:
             heard[clip.speaker] += 1
             other = self.codes[donors[place]] if place in donors else self._training_codes_of(clip.speaker)
             donor = None if other is None else fitted(torch.from_numpy(other), len(codes[i])).numpy()
-            samples = self.store.audio(clip, 0, most * self.hop)
+            samples = self.store.audio(clip, 0, self.most * self.hop)
             made.append(Utterance(clip, place, target, samples, codes[i], donor))
         return made
 
@@ -173,6 +183,15 @@ class Subject:
             )
             for version in versions
         )
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Probes that know real training clips only, each fitted when a metric first asks for it."""
+        return Judges(self.store, self.most * self.hop, self.model.decoder.distribution, self.word_of, self.seed)
+
+    def judged_as(self, version: Version) -> list[Signal]:
+        """The same as ``heard``, at one level, for the judges."""
+        return [levelled(clip) for clip in self.heard("mu-law" if version == "original" else version)]
 
     @cached_property
     def _heard(self) -> dict[Version, list[Signal]]:
