@@ -36,6 +36,8 @@ PRIOR = {
 def place(tmp_path_factory: pytest.TempPathFactory, make_audio: Callable[..., Path]) -> Path:
     """A folder with a corpus of two speakers, a recipe, and a run of it with its prior."""
     place = trainings.workplace(tmp_path_factory.mktemp("evaluate"), make_audio)
+    for path in (place / "corpus").glob("*/*.wav"):
+        path.with_suffix(".phones.tsv").write_text("0\t0.02\taɪ\n0.02\t0.04\tm\n0.04\t9\t_\n", "utf-8")
     tree = yaml.safe_load((place / "tiny.yaml").read_text())
     tree["data"] |= {"root": str(place / "corpus"), "held_out": 0.4}
     (place / "tiny.yaml").write_text(yaml.safe_dump({**tree, "prior": PRIOR}))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from wavevq.data.store import Phone
+from wavevq.data.alignments import Phone
 from wavevq.data.synthetic import synthesize
 from wavevq.evaluate.probes import Clip, PhoneProbe, SpeakerProbe, WordProbe
 

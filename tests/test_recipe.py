@@ -86,7 +86,10 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("model.bottleneck.kind=gumbel", "model.bottleneck.kind: 'gumbel' is not allowed; allowed are vq, ema"),
         ("data={rate: 8000}", "data.kind: missing; allowed are vctk, librispeech, folder, fsdd, synthetic"),
         ("train={}", "train.steps: missing"),
-        ("data.microphone=mic1", "data.microphone: unknown key; allowed are rate, trim_db, held_out, root, kind"),
+        (
+            "data.microphone=mic1",
+            "data.microphone: unknown key; allowed are rate, trim_db, held_out, root, alignments, kind",
+        ),
         ("sead=1", "sead: unknown key; allowed are seed, data, model, train, prior, evaluation"),
         ("evaluation.clip=1", "evaluation.clip: unknown key; allowed are clips, speakers, batch"),
         ("data=3", "data: 3 is not allowed"),

@@ -11,6 +11,7 @@ from torch import nn
 from wavevq import recipe as r
 from wavevq.audio import LEVEL_RMS
 from wavevq.data import corpora, synthetic
+from wavevq.data.alignments import aligned
 from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, cache_folder, prepare
 from wavevq.decoders import WaveNetDecoder
@@ -26,7 +27,14 @@ from wavevq.vqvae import VqVae
 
 
 def build_listing(data: r.Data, seed: int) -> Listing:
-    """The recordings of a corpus. Raises WavevqError where there are none."""
+    """The recordings of a corpus and their alignments. Raises WavevqError where there are none."""
+    listing = build_recordings(data, seed)
+    if isinstance(data, r.OnDisk) and data.alignments is not None:
+        return aligned(listing, data.alignments)
+    return listing
+
+
+def build_recordings(data: r.Data, seed: int) -> Listing:
     match data:
         case r.Vctk():
             return corpora.vctk(data.root, data.microphone, data.held_out, seed)

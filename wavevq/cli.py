@@ -214,6 +214,14 @@ def convert(
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
 @click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
 @click.option("--speaker", metavar="S", help="Whose voice; by default each clip's is drawn by the seed.")
+@click.option(
+    "--guidance",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="W",
+    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); by the reference sampler, slowly.",
+)
 @_sampling
 @_run
 def sample(
@@ -222,6 +230,7 @@ def sample(
     seconds: float,
     prime: str | None,
     speaker: str | None,
+    guidance: float,
     run: str | None,
     sampler: Backend,
     precision: Precision,
@@ -234,7 +243,9 @@ def sample(
     console = _console()
     trained = _load(run, console, sampler, precision)
     begun = read(prime) if prime else None
-    generate.sample(trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, **how)
+    generate.sample(
+        trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, guidance=guidance, **how
+    )
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import shlex
 import time
@@ -28,11 +27,12 @@ from wavevq.evaluate.subject import Subject
 from wavevq.experiment import describe, encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
-from wavevq.run import CHECKPOINTS, PRIOR, RECIPE, Run
-from wavevq.train.state import AVERAGE, checkpoints, read_state
+from wavevq.run import CHECKPOINTS, RECIPE, Run, prior_folder
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
-ROOT, OPTIONS = "data.root", "evaluation."  # what --set may change: nothing that the trained model depends on
+# What --set may change: nothing that the trained model depends on.
+PLACES, OPTIONS = ("data.root", "data.alignments"), "evaluation."
 
 
 def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console) -> Record:
@@ -56,7 +56,7 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         run=run.folder.resolve().name,
         model=weights(run.folder / CHECKPOINTS),
-        prior=weights(run.folder / PRIOR / CHECKPOINTS) if run.prior else None,
+        prior=weights(prior_folder(run.folder, run.recipe) / CHECKPOINTS) if run.prior else None,
         data=recipe.data.kind,
         speakers=len(run.speakers),
         codes=subject.size,
@@ -92,9 +92,9 @@ def check(only: Sequence[str]) -> None:
 
 def with_overrides(run: Run, overrides: tuple[str, ...]) -> Recipe:
     """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
-    wrong = [one for one in overrides if one.partition("=")[0] != ROOT and not one.startswith(OPTIONS)]
+    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES and not one.startswith(OPTIONS)]
     if wrong:
-        allowed = f"{ROOT} and {OPTIONS}*: the run is trained"
+        allowed = f"{', '.join(PLACES)} and {OPTIONS}*: the run is trained"
         raise WavevqError("\n".join(f"--set {one}: may not change here, only {allowed}" for one in wrong))
     return overridden(run.recipe.model_dump(mode="json"), overrides, str(run.folder / RECIPE))
 
@@ -161,15 +161,16 @@ def measure(name: str, subject: Subject, asked: bool) -> tuple[Section, Findings
 def weights(folder: Path) -> Weights:
     """The newest averaged weights below ``folder``."""
     newest = checkpoints(folder)[-1]
-    return Weights(read_state(newest)["step"], hashlib.sha256((newest / AVERAGE).read_bytes()).hexdigest())
+    return Weights(read_state(newest)["step"], fingerprint(newest))
 
 
 def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
-    """The command line, without this machine's places: PATH stands for that of the corpus."""
+    """The command line, without this machine's places: PATH stands for those of the corpus."""
     words = ["wavevq", "evaluate", "--run", run.folder.resolve().name]
     words += [word for name in only for word in ("--only", name)]
     for one in overrides:
-        words += ["--set", f"{ROOT}=PATH" if one.startswith(f"{ROOT}=") else one]
+        key = one.partition("=")[0]
+        words += ["--set", f"{key}=PATH" if key in PLACES else one]
     return shlex.join(words)
 
 

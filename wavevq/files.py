@@ -380,6 +380,10 @@ def seconds_bar(total: float, console: Console) -> AbstractContextManager[Callab
     return _bar("sampling", total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
 
 
+def codes_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
+    return _bar("drawing codes", total, console, MofNCompleteColumn())
+
+
 @contextmanager
 def _bar(label: str, total: float, console: Console, *columns: ProgressColumn) -> Iterator[Callable[[float], None]]:
     """A progress bar on a terminal; call what it yields with what has been done since."""

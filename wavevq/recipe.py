@@ -46,6 +46,7 @@ class Speech(Section):
 
 class OnDisk(Speech):
     root: str = "data"  # the corpus, or a folder that holds it
+    alignments: str | None = None  # a folder of TextGrid or CTM files with its phones; null: those beside the audio
 
 
 class Vctk(OnDisk):

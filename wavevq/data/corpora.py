@@ -22,13 +22,12 @@ from wavevq.errors import WavevqError
 Split = Literal["train", "val", "val_unseen"]
 SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen")
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
-# Beside a recording: start in seconds, end in seconds, symbol, tabs between; a first line that names them may stand.
-PHONES = ".phones.tsv"
+ALIGNED = (".phones.tsv", ".TextGrid", ".textgrid", ".ctm")  # files of phones; data/alignments.py reads them
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording. name: its path relative to the listing's root, unique in it. phones: its sidecar, if any."""
+    """One recording. name: its path relative to the listing's root, unique in it. phones: its alignment, if any."""
 
     name: str
     speaker: str
@@ -75,7 +74,7 @@ def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listi
     if not found:
         raise WavevqError(f"data.microphone: {base} holds no recording of {microphone}, only of the other one")
     written = {path.stem for path in (base / "txt").glob("*/*.txt")}
-    missing = ({_utterance(path) for path in recorded} | written) - {_utterance(path) for path in found}
+    missing = ({utterance(path.stem) for path in recorded} | written) - {utterance(path.stem) for path in found}
     # Lists made for one microphone serve the other.
     rename = partial(re.sub, r"_mic\d(?=\.\w+$)", f"_{microphone}")
     return _listing(top, base, found, len(missing), _parent, held_out, seed, rename)
@@ -151,6 +150,11 @@ def speaker_info(base: Path) -> dict[str, str]:
         if len(columns) > 1 and columns[0].isdigit():
             about[columns[0]] = columns[1]
     return about
+
+
+def utterance(stem: str) -> str:
+    """The name of what is said in a recording: VCTK has one for each microphone."""
+    return re.sub(r"_mic\d$", "", stem)
 
 
 # --- what they share ----------------------------------------------------------------------------------------
@@ -266,13 +270,9 @@ def _parent(path: Path) -> str:
     return path.parent.name
 
 
-def _utterance(path: Path) -> str:
-    return re.sub(r"_mic\d$", "", path.stem)
-
-
 def _phones(path: Path) -> Path | None:
-    sidecar = path.with_name(path.stem + PHONES)
-    return sidecar if sidecar.is_file() else None
+    """The alignment that lies beside a recording and has its name, if any."""
+    return next((found for suffix in ALIGNED if (found := path.with_name(path.stem + suffix)).is_file()), None)
 
 
 def _lines(path: Path) -> list[str]:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wavevq.audio import Signal, normalise, read
+from wavevq.data.alignments import Phone, read_phones
 from wavevq.data.corpora import Clip, Listing, Split, by_speaker
 from wavevq.errors import WavevqError
 
@@ -33,7 +34,6 @@ FULL_SCALE = 32_767
 AT_ONCE = 64  # decoded clips held in memory
 THREADS = 4  # decoding and resampling release the interpreter's lock
 
-Phone = tuple[float, float, str]  # start and end in seconds of the stored clip, symbol
 T = TypeVar("T")
 
 
@@ -225,7 +225,7 @@ def _decoded(clips: tuple[Clip, ...], rate: int, trim_db: float | None) -> Itera
         try:
             signal = normalise(read(clip.path), rate, trim_db)
             kept = np.rint(signal.samples[signal.kept] * FULL_SCALE).astype(np.int16)
-            phones = _phones(clip.phones, signal.kept.start / rate, len(kept) / rate) if clip.phones else None
+            phones = _phones(clip, signal.kept.start / rate, len(kept) / rate)
             return kept, phones
         except WavevqError as error:
             return error
@@ -236,22 +236,13 @@ def _decoded(clips: tuple[Clip, ...], rate: int, trim_db: float | None) -> Itera
             yield from zip(some, pool.map(decode, some), strict=True)
 
 
-def _phones(path: Path, shift: float, seconds: float) -> list[Phone]:
-    """The phones of a sidecar, ``shift`` seconds earlier and cut to [0, seconds]; those wholly outside are dropped."""
-    phones = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        if number == 1 and line.startswith("start"):
-            continue
-        try:
-            start, end, symbol = line.split("\t")
-            begin, stop = max(0.0, float(start) - shift), min(seconds, float(end) - shift)
-        except ValueError:
-            raise WavevqError(
-                f"{path}: line {number} is not a start, an end in seconds and a symbol with tabs between"
-            ) from None
-        if stop > begin:
-            phones.append((begin, stop, symbol))
-    return phones
+def _phones(clip: Clip, shift: float, seconds: float) -> list[Phone] | None:
+    """A clip's phones, ``shift`` seconds earlier and cut to [0, seconds]; those wholly outside are dropped."""
+    if clip.phones is None:
+        return None
+    moved = ((start - shift, end - shift, symbol) for start, end, symbol in read_phones(clip.phones, clip.path))
+    cut = ((max(0.0, start), min(seconds, end), symbol) for start, end, symbol in moved)
+    return [phone for phone in cut if phone[1] > phone[0]]
 
 
 def _with_bar(items: Iterator[T], total: int) -> Iterator[T]:

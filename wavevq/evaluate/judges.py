@@ -12,7 +12,8 @@ from typing import overload
 import torch
 
 from wavevq.audio import SILENCE_RMS, Signal, level
-from wavevq.data.store import Phone, Store, StoredClip
+from wavevq.data.alignments import Phone
+from wavevq.data.store import Store, StoredClip
 from wavevq.evaluate.probes import PhoneProbe, SpeakerProbe, WordProbe
 from wavevq.nn.distributions import MuLawCategorical
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, likelihood, samples
+from wavevq.evaluate import codebook, leakage, likelihood, phonemes, samples
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
     "likelihood": Metric(likelihood.metric),
+    "leakage": Metric(leakage.metric),
+    "phonemes": Metric(phonemes.metric),
     "samples": Metric(samples.metric),
 }

@@ -16,7 +16,8 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from wavevq.data.store import Phone
+from wavevq.data.alignments import Phone
+from wavevq.evaluate.phones import NOWHERE, phone_at
 
 Clip = np.ndarray[Any, np.dtype[np.float32]]
 Features = np.ndarray[Any, np.dtype[np.float64]]
@@ -188,9 +189,8 @@ def _frames(
     for clip, spoken in zip(clips, phones, strict=True):
         bands = _log_mel(clip, rate).T
         centres = np.arange(len(bands)) * _hop(rate) / rate
-        which = np.searchsorted([start for start, _, _ in spoken], centres, side="right") - 1
-        within = (which >= 0) & (centres < np.array([end for _, end, _ in spoken])[which])
-        within &= centres < len(clip) / rate
+        which = phone_at(spoken, centres)
+        within = (which != NOWHERE) & (centres < len(clip) / rate)
         neighbours = [np.clip(np.arange(len(bands)) + shift, 0, len(bands) - 1) for shift in CONTEXT]
         features.append(np.concatenate([bands[index] for index in neighbours], axis=1)[within])
         symbols.append(np.array([symbol for _, _, symbol in spoken])[which[within]])

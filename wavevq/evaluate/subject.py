@@ -97,6 +97,16 @@ class Subject:
         """The clips that are measured: all of the split."""
         return self.store.split(self.plan.split)
 
+    @property
+    def learned(self) -> list[StoredClip]:
+        """The training clips, for what must be fitted on others than it is measured on.
+
+        Raises NotMeasured where they are those that are measured.
+        """
+        if self.plan.split == "train":
+            raise NotMeasured("not measured: evaluation.split is train, and what is fitted there needs other clips")
+        return self.store.split("train")
+
     @cached_property
     def sequences(self) -> Codes:
         """Codes of ``clips``, in their order, each with the end class K after it, and their labels."""

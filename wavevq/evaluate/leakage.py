@@ -1,0 +1,103 @@
+"""How much of the speaker the codes alone give away: less is better (Van den Oord et al. 2017, section 4.3).
+
+A classifier hears nothing but how often each code, and each pair of codes in a row, occurs in a clip. What it reaches
+is a lower bound of what the codes hold. Beside it stands what MFCC of the same clips give away, and chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavevq.errors import WavevqError
+from wavevq.evaluate.metric import Figure, Findings, NotMeasured
+from wavevq.evaluate.probes import Clip, Score, SpeakerProbe
+from wavevq.evaluate.subject import Subject
+
+Codes = Sequence[NDArray[np.integer[Any]]]  # of each clip, [F]
+
+MOST_CLIPS = 3000  # training clips that the classifiers are fitted on, spread evenly over the corpus
+LOOSENESS = 10.0  # of the classifier's regularisation (scikit-learn's C), for features whose squares sum to 2
+
+
+def from_codes(codes: Codes, speakers: Sequence[str], held_codes: Codes, held_speakers: Sequence[str]) -> Score:
+    """The share of held-out clips whose speaker their codes tell.
+
+    codes, speakers: of the training clips. Raises WavevqError where they are all of one speaker.
+    """
+    from sklearn.feature_extraction import DictVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    if len(set(speakers)) < 2:
+        raise WavevqError("leakage: the training clips are all of one speaker: there is nothing to give away")
+    classifier = make_pipeline(DictVectorizer(), LogisticRegression(C=LOOSENESS, max_iter=1000))
+    classifier.fit([_shares(one) for one in codes], list(speakers))
+    guesses = classifier.predict([_shares(one) for one in held_codes])
+    return _score("speaker told by the codes", guesses, speakers, held_speakers)
+
+
+def from_audio(
+    clips: Sequence[Clip],
+    speakers: Sequence[str],
+    held_clips: Sequence[Clip],
+    held_speakers: Sequence[str],
+    rate: int,
+) -> Score:
+    """The same by mean and deviation of the MFCC of levelled audio at ``rate`` Hz."""
+    guesses = SpeakerProbe.fit(clips, speakers, rate).judge(held_clips)
+    return _score("speaker told by MFCC", guesses, speakers, held_speakers)
+
+
+def _score(name: str, guesses: Any, speakers: Sequence[str], held_speakers: Sequence[str]) -> Score:
+    """Chance is what the guess of the speaker with most training clips reaches."""
+    right = [guess == truth for guess, truth in zip(guesses, held_speakers, strict=True)]
+    [(usual, _)] = Counter(sorted(speakers)).most_common(1)
+    chance = sum(truth == usual for truth in held_speakers) / len(held_speakers)
+    return Score(name, float(np.mean(right)), chance, "share of clips")
+
+
+def _shares(codes: NDArray[np.integer[Any]]) -> dict[str, float]:
+    """Roots of the frequencies in a clip of each code and each pair of codes in a row.
+
+    Roots, so that a frequent code does not drown the rare ones that a voice prefers.
+    """
+    names = [str(code) for code in codes.tolist()]
+    pairs = [f"{one} {two}" for one, two in pairwise(names)]
+    return {name: math.sqrt(count / len(some)) for some in (names, pairs) for name, count in Counter(some).items()}
+
+
+def metric(subject: Subject) -> Findings:
+    """The metric ``leakage`` of ``wavevq evaluate``."""
+    clips = subject.learned
+    most = min(MOST_CLIPS, len(clips))
+    places = [i * len(clips) // most for i in range(most)]
+    speakers = [clips[i].speaker for i in places]
+    if len(set(speakers)) < 2:
+        raise NotMeasured("not measured: needs training clips of two speakers")
+    held = [clip.speaker for clip in subject.clips]
+    codes = from_codes([subject.training_codes[i] for i in places], speakers, subject.codes, held)
+    audio = from_audio(
+        [subject.store.audio(clips[i]) for i in places],
+        speakers,
+        [subject.store.audio(clip) for clip in subject.clips],
+        held,
+        subject.rate,
+    )
+    return Findings(
+        "Leakage",
+        (
+            Figure("speaker told by the codes", codes.value, codes.unit, "less is better"),
+            Figure("speaker told by MFCC", audio.value, audio.unit, "of the same clips' audio"),
+            Figure("chance", codes.chance, codes.unit, "always the speaker with most training clips"),
+        ),
+        f"Two classifiers, fitted on {len(places)} training clips, say who speaks in {len(held)} held-out ones: one "
+        "sees how often each code and each pair of codes occurs in a clip, the other mean and deviation of its MFCC. "
+        "What the first reaches is a lower bound of what the codes give away.",
+    )
