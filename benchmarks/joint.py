@@ -17,7 +17,7 @@ from cells import Cell, Figures, Study, seconds_of_steps, study
 from wavevq.data.store import Store
 from wavevq.evaluate.joint import codes_of
 from wavevq.evaluate.likelihood import measure
-from wavevq.evaluate.rate import counts_of
+from wavevq.evaluate.rate import counts
 from wavevq.evaluate.rate import measure as measure_rate
 from wavevq.run import Run
 
@@ -63,7 +63,7 @@ def figures(run: Run, store: Store) -> Figures:
     signal = measure(run.model, store, "val", batch=batch, limit=None, others=run.recipe.evaluation.speakers, seed=seed)
     assert signal.usage is not None, "and codes"
     training, held_out = (codes_of(run.model, store, split, batch) for split in ("train", "val"))
-    rates = measure_rate(prior, held_out, counts_of(training, prior.codes), batch=64, others=0, seed=seed)
+    rates = measure_rate(prior, held_out, counts(training, prior.codes), batch=64, others=0, seed=seed)
     rate = rates.bits * rates.codes / signal.samples
     return {
         "bits_per_code": rates.bits,
