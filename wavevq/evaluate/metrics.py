@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, leakage, likelihood, phonemes, samples
+from wavevq.evaluate import abx, codebook, leakage, likelihood, phonemes, samples
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
@@ -10,5 +10,6 @@ METRICS: dict[str, Metric] = {
     "likelihood": Metric(likelihood.metric),
     "leakage": Metric(leakage.metric),
     "phonemes": Metric(phonemes.metric),
+    "abx": Metric(abx.metric),
     "samples": Metric(samples.metric),
 }
