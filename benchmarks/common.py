@@ -23,16 +23,17 @@ import torch
 class Options:
     """quick: fewer repeats, about a minute in all. json: where the figures go, or None. threads: of torch.
 
-    run: the trained run that a benchmark measures, None for the newest finished one.
+    run: the trained run that a benchmark measures, None for the newest finished one. sets: overrides of its recipe.
     """
 
     quick: bool
     json: Path | None
     threads: int
     run: str | None = None
+    sets: tuple[str, ...] = ()
 
 
-def options(description: str, threads: int = 2, takes_run: bool = False) -> Options:
+def options(description: str, threads: int = 2, takes_run: bool = False, takes_sets: bool = False) -> Options:
     """The command line's options; sets torch's number of threads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, about a minute")
@@ -40,9 +41,12 @@ def options(description: str, threads: int = 2, takes_run: bool = False) -> Opti
     parser.add_argument("--threads", type=int, default=threads, metavar="N", help=f"torch threads (default {threads})")
     if takes_run:
         parser.add_argument("--run", metavar="RUN", help="a trained run, by default the newest finished one")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    return Options(**vars(given))
+    if takes_sets:
+        said = "override a value of the run's recipe, such as data.root=PATH"
+        parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help=said)
+    given = vars(parser.parse_args())
+    torch.set_num_threads(given["threads"])
+    return Options(**{**given, "sets": tuple(given.get("sets", ()))})
 
 
 def peer(module: str, package: str) -> Any:

@@ -3,8 +3,8 @@
 recipes/phonemes.yaml, raw waveform and 128 codes, with other strides at each rate; the paper has 49.3 % at 25 codes a
 second (section 4.3), and 7.2 % by the most frequent of its 41 classes. input: log-mel in place of the waveform. Each
 column is a share of held-out frames, but for speaker (clips whose voice the codes, or MFCC, give away) and ABX (error
-of phones within and across speakers, by z_q). clusters: k-means of MFCC at the same rate, as many as there are codes, in
-their place: a scale of what can be had without learning.
+of phones within and across speakers, by z_q). clusters: k-means of MFCC at the same rate, as many as there are codes,
+in their place: a scale of what can be had without learning.
 """
 
 from __future__ import annotations

@@ -5,23 +5,23 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavevq.nn.wavenet import WaveNet
 from wavevq.sampling.reference import pick
 
 
 @torch.no_grad()
 def mismatches(
-    net: WaveNet, cond: Tensor, classes: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0
+    net: nn.Module, cond: Tensor, classes: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Feed what a sampler drew through the float64 teacher-forced forward, and pick again with the same noise.
 
-    net: the weights that the sampler calculated with, ``reference.rounded`` where it stores bfloat16. classes: int64
-    ``[B, P + T]``, prefix included; noise: ``[B, T]``, of the last T of them. Returns where the drawn class is not the
-    one picked again (bool ``[B, T]``), and |cdf - u| (float64 ``[B, T]``): how far u lies outside the drawn class's
-    interval of the cumulated probability, or top_p from the edge of the nucleus, where that is nearer.
+    net: makes logits of classes and cond, with the weights that the sampler calculated with, ``reference.rounded``
+    where it stores bfloat16. classes: int64 ``[B, P + T]``, prefix included; noise: ``[B, T]``, of the last T of them.
+    Returns where the drawn class is not the one picked again (bool ``[B, T]``), and |cdf - u| (float64 ``[B, T]``): how
+    far u lies outside the drawn class's interval of the cumulated probability, or top_p from the edge of the nucleus,
+    where that is nearer.
     """
     logits = copy.deepcopy(net).double()(classes, cond.double())[:, classes.shape[1] - noise.shape[1] :].cpu()
     drawn, noise = classes[:, classes.shape[1] - noise.shape[1] :].cpu(), noise.cpu().double()

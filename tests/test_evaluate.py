@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 import trainings
 import yaml
 from click.testing import CliRunner, Result
@@ -21,8 +26,10 @@ from wavevq.evaluate.metric import Figure, Findings, Listen, Metric, NotMeasured
 from wavevq.evaluate.metrics import METRICS
 from wavevq.evaluate.record import read_record, write_record
 from wavevq.evaluate.subject import SAMPLED, Subject
+from wavevq.nn.encoders import valid
 from wavevq.recipe import load_recipe
 from wavevq.run import Run, load_run
+from wavevq.vqvae import VqVae
 
 QUIET = Console(quiet=True)
 PRIOR = {
@@ -123,6 +130,12 @@ def test_another_corpus_is_refused(place: Path, tmp_path: Path, make_audio: Call
     assert "knows the speakers ann, bob; the corpus has zoe" in result.stderr
 
 
+def test_a_run_without_codes_is_refused(run: Run) -> None:
+    without = SimpleNamespace(bottleneck=SimpleNamespace(codes=None))
+    with pytest.raises(WavevqError, match="has no codes"):
+        evaluation.subject_of(replace(run, model=cast(VqVae, without)), run.recipe, QUIET)
+
+
 # --- metrics that cannot be had -----------------------------------------------------------------------------
 
 
@@ -136,6 +149,7 @@ def test_a_missing_package_is_a_row_or_refused(place: Path, monkeypatch: pytest.
     out = place / "needy"
     result = call(place, "--output", str(out))
     assert result.exit_code == 0
+    assert "not measured: pip install wavevq[eval] (no_such_package is missing)" in result.output
     section = read_record(out / evaluation.RECORD).sections[-1]
     assert (section.metric, section.figures) == ("needy", ())
     assert section.note.startswith("not measured: pip install wavevq[eval]")
@@ -239,3 +253,47 @@ def test_equal_runs_give_equal_figures(subject: Subject, run: Run) -> None:
     again = evaluation.subject_of(run, run.recipe, QUIET)
     for name in METRICS:
         assert METRICS[name].measure(subject).figures == METRICS[name].measure(again).figures
+
+
+# --- the likelihood's figures -------------------------------------------------------------------------------
+
+
+def figures(subject: Subject) -> dict[str, Figure]:
+    return {figure.name: figure for figure in METRICS["likelihood"].measure(subject).figures}
+
+
+def test_rate_and_distortion_add_up(subject: Subject) -> None:
+    found = {name: figure.value for name, figure in figures(subject).items()}
+    samples = sum(clip.length for clip in subject.clips)
+    codes = sum(map(len, subject.codes))
+    assert subject.prior is not None
+    whole = subject.sequences.batch(range(len(subject.clips)))
+    with torch.no_grad():
+        nats = subject.prior.nll(whole.x, whole.label, valid(whole.lengths, whole.x.shape[1])).sum().item()
+    assert found["a code, uniform prior"] == math.log2(40)
+    assert found["a code, learned prior"] == pytest.approx(nats / math.log(2) / codes, rel=1e-5)
+    for prior in ("uniform", "learned"):
+        rate, a_code = found[f"rate, {prior} prior"], found[f"a code, {prior} prior"]
+        assert rate == pytest.approx((a_code or 0) * codes / samples)
+        assert found[f"total, {prior} prior"] == pytest.approx((found["distortion"] or 0) + (rate or 0))
+        assert found[f"bit rate, {prior} prior"] == pytest.approx((rate or 0) * subject.rate)
+        own, best, whole_sum = (
+            found[f"{name}, {prior} prior"] or 0 for name in ("encoder's term", "best term", "sum over all codes")
+        )
+        assert whole_sum <= best <= own
+        assert found[f"gap, {prior} prior, a sample"] == pytest.approx(own - whole_sum)
+    assert found["enumerated sequences"] == 40**2
+    assert found["enumerated signals"] == 2 * len(subject.speakers)
+
+
+def test_without_a_prior_its_figures_say_so(subject: Subject) -> None:
+    found = figures(replace(subject, prior=None))
+    assert {figure.note for figure in found.values() if figure.value is None} == {"the run has no prior"}
+    assert found["total, uniform prior"].value == figures(subject)["total, uniform prior"].value
+    assert "gap, learned prior, mean" not in found
+
+
+def test_more_sequences_than_may_be_tried_make_the_signals_shorter(subject: Subject) -> None:
+    plan = subject.plan.model_copy(update={"enumerated": 40, "enumerated_clips": 1})
+    found = figures(replace(subject, plan=plan))
+    assert (found["enumerated sequences"].value, found["enumerated signals"].value) == (40, 2)

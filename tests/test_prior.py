@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
+import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import trainings
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from replay import faithful, mismatches
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wavevq import experiment
+from wavevq import experiment, generate
 from wavevq.cli import main
 from wavevq.contracts import Batch, Sampler
 from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
@@ -23,13 +31,15 @@ from wavevq.errors import WavevqError
 from wavevq.evaluate.rate import measure
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
-from wavevq.noise import uniform
-from wavevq.prior import Prior
+from wavevq.noise import CODES, derived, uniform
+from wavevq.prior import CODES_A_CALL, Prior
 from wavevq.recipe import load_recipe
 from wavevq.run import PRIOR, load_run
 from wavevq.sampling import choose
-from wavevq.sampling.reference import pick
+from wavevq.sampling.cpu import Cpu
+from wavevq.sampling.reference import pick, rounded
 from wavevq.sampling.transformer import Cached
+from wavevq.train.state import AVERAGE
 
 K, LABELS, DIM = 6, 3, 5
 NETWORKS = ("wavenet", "transformer")
@@ -287,6 +297,113 @@ def test_stages_one_by_one_are_the_same_and_a_killed_one_goes_on(run: Path, tmp_
     assert two is not None
     for name, value in one[0].state_dict().items():
         assert torch.equal(value, two[0].state_dict()[name])
+
+
+def test_a_loaded_wavenet_prior_draws_by_the_fast_sampler(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, drawn = load_run(run, "cpu"), []
+    assert loaded.prior is not None
+    made, own = loaded.prior
+    if isinstance(made.network, Transformer):
+        assert isinstance(own, Cached)
+        return
+    kept = Cpu.__call__
+
+    def recorded(self: Cpu, *arguments: Any, **keywords: Any) -> Any:
+        found = kept(self, *arguments, **keywords)
+        drawn.append(found[0])
+        return found
+
+    monkeypatch.setattr(Cpu, "__call__", recorded)
+    asked = load_run(run, sampler="cpu").prior
+    assert asked is not None
+    assert own == asked[1] == Cpu("bfloat16")
+    frames = 2 * CODES_A_CALL
+    codes = loaded.sample_codes(["bob", "ann", None], frames, seed=6, temperature=1.1)
+    every = torch.cat(drawn, 1)
+    assert all(row[: len(one)].tolist() == one.tolist() for row, one in zip(every, codes, strict=True))
+    noise = uniform(derived(6, CODES), range(3), frames)[:, : every.shape[1]]
+    label = torch.tensor([loaded.speaker("bob"), loaded.speaker("ann"), made.nobody])
+    with torch.no_grad():
+        cond = made.conditioning(label)
+    # No top-p: classes that training never saw are equally likely, and rounding alone would order them.
+    assert faithful(*mismatches(rounded(made.network), cond, every, noise, 1.1))
+
+
+def test_guidance_from_the_command_line(run: Path, tmp_path: Path) -> None:
+    words = ["sample", "--run", str(run), "--count", "2", "--seconds", "0.05", "--seed", "4"]
+    wavenet = isinstance(load_run(run).prior[0].network, WaveNet)  # type: ignore[index]
+
+    def sampled(place: str, *more: str) -> Result:
+        return CliRunner().invoke(main, [*words, *more, str(tmp_path / place)])
+
+    result = sampled("guided", "--guidance", "2.5")
+    assert result.exit_code == 0, result.stderr
+    assert "sampler: cpu (bfloat16 weights" in result.stderr  # the decoder's
+    slow = "reference (bfloat16 weights)" if wavenet else "transformer with a key-value cache (float32 weights)"
+    assert f"codes: {slow}, guidance 2.5" in result.stderr
+    assert sampled("asked", "--guidance", "2.5", "--sampler", "reference").exit_code == 0
+    result = sampled("fast", "--guidance", "2.5", "--sampler", "cpu")
+    assert result.exit_code == (2 if wavenet else 0)  # a transformer's codes are drawn by no WaveNet sampler
+    if wavenet:
+        assert re.search(r"^wavevq: guidance 2.5: sampler cpu .* cannot; give auto or reference$", result.stderr, re.M)
+        assert not (tmp_path / "fast").exists()
+    for name in ("001.npy", "002.npy"):
+        assert (tmp_path / "guided" / name).read_bytes() == (tmp_path / "asked" / name).read_bytes()
+    for wrong in ("-1", "nan", "inf"):
+        result = sampled("wrong", "--guidance", wrong)
+        assert result.exit_code == 2
+        assert f"guidance {float(wrong)}: must be 0 or above" in result.stderr
+
+
+def test_guidance_that_a_prior_cannot_have(run: Path) -> None:
+    loaded = load_run(run)
+    assert loaded.prior is not None
+    made, own = loaded.prior
+    with pytest.raises(WavevqError, match="guidance 2: wants a speaker for every clip"):
+        loaded.sample_codes(["ann", None], 5, guidance=2)
+    undropped = copy.copy(made)
+    undropped.drop = 0.0
+    with pytest.raises(WavevqError, match=r"guidance 2: the prior of run was never trained without a speaker"):
+        replace(loaded, prior=(undropped, own)).sample_codes(["ann"], 5, guidance=2)
+    unlabelled = copy.copy(made)
+    unlabelled.labels = 0
+    with pytest.raises(WavevqError, match=r"guidance 2: the prior of run knows no speakers"):
+        replace(loaded, prior=(unlabelled, own)).sample_codes(["ann"], 5, guidance=2)
+    with pytest.raises(WavevqError, match="has no trained prior"):
+        replace(loaded, prior=None).sample_codes(["ann"], 5, guidance=2)
+
+
+def test_progress_of_codes_and_audio_is_shown_on_a_terminal(run: Path, tmp_path: Path) -> None:
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        generate.sample(load_run(run), tmp_path / str(terminal), 2, 0.05, console, speaker="ann")
+        said = console.file.getvalue()  # type: ignore[attr-defined]
+        assert bool(re.search(r"drawing codes .*100/100", said)) == terminal
+        assert bool(re.search(r"sampling .*s", said.split("sampled 2 files")[0])) == terminal
+        if not terminal:
+            assert [line.split()[0] for line in said.splitlines()] == ["sampled", "written:"]
+
+
+def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
+    """As where the VQ-VAE's last checkpoint was lost and its training went on from the one before."""
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    assert load_run(other).prior is not None
+    weights = sorted((other / "checkpoints").iterdir())[-1] / AVERAGE
+    tensors = load_file(weights)
+    next(value for value in tensors.values() if value.is_floating_point()).add_(0.01)
+    save_file(tensors, weights)
+    words = r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another"
+    with pytest.raises(WavevqError, match=words):
+        load_run(other)
+    with pytest.raises(WavevqError, match=words):
+        experiment.train(load_recipe("tiny.yaml"), other, True, Console(quiet=True))
+    shutil.rmtree(other / PRIOR)
+    experiment.train(load_recipe("tiny.yaml"), other, False, Console(quiet=True), "prior")
+    one, two = load_run(run).prior, load_run(other).prior
+    assert one is not None
+    assert two is not None
+    assert any(not torch.equal(value, two[0].state_dict()[name]) for name, value in one[0].state_dict().items())
 
 
 def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:

@@ -404,7 +404,7 @@ def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
     done = r"decoded 1 file, 0.11 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real time"
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-        files.decode(run, jobs, files.Sampling("ann"), console)
+        files.decode(run, jobs, "ann", files.Sampling(), console)
         said = console.file.getvalue()  # type: ignore[attr-defined]
         assert bool(re.search(r"sampling .*0\.1/0\.1 s", said)) == terminal
         assert re.search(done, said)
@@ -413,7 +413,7 @@ def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
 def test_many_files_are_converted_as_each_alone(run: Run, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
     inputs = [make_audio(tmp_path / "in" / f"{i}.wav", seconds=0.01 + 0.01 * i, pitch=200 + 50 * i) for i in range(5)]
     jobs = [files.Job(path, tmp_path / f"{path.stem}.wav") for path in inputs]
-    files.convert(run, jobs, files.Sampling("bob", seed=3), Console(file=io.StringIO()))
+    files.convert(run, jobs, "bob", files.Sampling(seed=3), Console(file=io.StringIO()))
     for job in jobs:
         assert isinstance(job.source, Path)
         assert isinstance(job.target, Path)

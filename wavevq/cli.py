@@ -160,7 +160,13 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
 @_sampling
 @_run
 def decode(
-    paths: tuple[str, ...], out: str | None, run: str | None, sampler: Backend, precision: Precision, **how: Any
+    paths: tuple[str, ...],
+    out: str | None,
+    speaker: str,
+    run: str | None,
+    sampler: Backend,
+    precision: Precision,
+    **how: Any,
 ) -> None:
     """Codes to audio: CODES.npy OUT.wav.
 
@@ -174,7 +180,7 @@ def decode(
     sampling = files.Sampling(**how)
     trained = _load(run, console, sampler, precision)
     jobs = files.plan(paths, out, takes=[files.CODES], gives=".wav", rate=trained.rate, streams=_streams())
-    files.decode(trained, jobs, sampling, console)
+    files.decode(trained, jobs, speaker, sampling, console)
 
 
 @main.command()
@@ -183,7 +189,13 @@ def decode(
 @_sampling
 @_run
 def convert(
-    paths: tuple[str, ...], out: str | None, run: str | None, sampler: Backend, precision: Precision, **how: Any
+    paths: tuple[str, ...],
+    out: str | None,
+    speaker: str,
+    run: str | None,
+    sampler: Backend,
+    precision: Precision,
+    **how: Any,
 ) -> None:
     """Audio in another voice: IN.wav [OUT.wav], by default IN_S.wav beside it.
 
@@ -195,17 +207,59 @@ def convert(
     console = _console()
     sampling = files.Sampling(**how)
     trained = _load(run, console, sampler, precision)
-    trained.speaker(sampling.speaker)  # it is part of OUT's name
+    trained.speaker(speaker)  # it is part of OUT's name
     jobs = files.plan(
         paths,
         out,
         takes=files.AUDIO,
         gives=".wav",
         rate=trained.rate,
-        default=lambda source: source.parent / f"{source.stem}_{sampling.speaker}.wav",
+        default=lambda source: source.parent / f"{source.stem}_{speaker}.wav",
         streams=_streams(),
     )
-    files.convert(trained, jobs, sampling, console)
+    files.convert(trained, jobs, speaker, sampling, console)
+
+
+@main.command()
+@_paths
+@click.option("--speaker", metavar="S", help="Who speaks, and in whose voice it is decoded; needed among several.")
+@_run
+def compress(paths: tuple[str, ...], out: str | None, speaker: str | None, run: str | None) -> None:
+    """Audio to a small file: IN.wav OUT.wvq, for a run with a prior.
+
+    Its codes are arithmetic-coded with the prior. Several inputs and folders want --out DIR. A - as IN is standard
+    input, as OUT standard output.
+    """
+    from wavevq import compress as packing
+    from wavevq import files
+
+    console = _console()
+    trained = _load(run, console)
+    jobs = files.plan(paths, out, takes=files.AUDIO, gives=files.PACKED, rate=trained.rate, streams=_streams())
+    packing.compress(trained, jobs, speaker, console)
+
+
+@main.command()
+@_paths
+@_sampling
+@_run
+def decompress(
+    paths: tuple[str, ...], out: str | None, run: str | None, sampler: Backend, precision: Precision, **how: Any
+) -> None:
+    """What compress wrote to audio: IN.wvq OUT.wav, with the run that compressed it.
+
+    OUT is what decode makes of the same codes, speaker and seed, cut to the length of the recording: mono at the
+    model's rate, in the format of its suffix; a - is raw 16-bit little-endian samples on standard output. Several
+    inputs and folders want --out DIR.
+    """
+    from wavevq import compress as packing
+    from wavevq import files
+
+    console = _console()
+    sampling = files.Sampling(**how)
+    trained = _load(run, console, sampler, precision)
+    jobs = files.plan(paths, out, takes=[files.PACKED], gives=".wav", rate=trained.rate, streams=_streams())
+    packing.decompress(trained, jobs, sampling, console)
 
 
 @main.command()
@@ -214,6 +268,14 @@ def convert(
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
 @click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
 @click.option("--speaker", metavar="S", help="Whose voice; by default each clip's is drawn by the seed.")
+@click.option(
+    "--guidance",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="W",
+    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); by the reference sampler, slowly.",
+)
 @_sampling
 @_run
 def sample(
@@ -222,6 +284,7 @@ def sample(
     seconds: float,
     prime: str | None,
     speaker: str | None,
+    guidance: float,
     run: str | None,
     sampler: Backend,
     precision: Precision,
@@ -234,7 +297,9 @@ def sample(
     console = _console()
     trained = _load(run, console, sampler, precision)
     begun = read(prime) if prime else None
-    generate.sample(trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, **how)
+    generate.sample(
+        trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, guidance=guidance, **how
+    )
 
 
 @main.command()

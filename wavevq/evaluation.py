@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from wavevq import __version__
@@ -29,7 +29,7 @@ from wavevq.experiment import describe, encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
 from wavevq.run import CHECKPOINTS, PRIOR, RECIPE, Run
-from wavevq.train.state import AVERAGE, checkpoints, read_state
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
 # What --set may change: nothing that the trained model depends on.
@@ -71,7 +71,9 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
         sections=tuple(section for section, _ in measured),
         took=round(time.monotonic() - started, 1),
     )
-    console.print(table(record))
+    console.print(f"{record.run}: {record.clips} clips of {record.split}", soft_wrap=True, highlight=False)
+    for one in tables(record):
+        console.print(one)
     for path in (write_record(record, folder / RECORD), page(record, [one for _, one in measured], folder / PAGE)):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return record
@@ -101,7 +103,11 @@ def with_overrides(run: Run, overrides: tuple[str, ...]) -> Recipe:
 
 
 def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
-    """What the metrics are given. Raises WavevqError for a corpus of other speakers, and where nothing is held out."""
+    """What the metrics are given.
+
+    Raises WavevqError for a run without codes, a corpus of other speakers, and where nothing is held out.
+    """
+    run.codebook()
     store = build_store(recipe)
     if store.speakers != run.speakers:
         raise WavevqError(
@@ -162,7 +168,7 @@ def measure(name: str, subject: Subject, asked: bool) -> tuple[Section, Findings
 def weights(folder: Path) -> Weights:
     """The newest averaged weights below ``folder``."""
     newest = checkpoints(folder)[-1]
-    return Weights(read_state(newest)["step"], hashlib.sha256((newest / AVERAGE).read_bytes()).hexdigest())
+    return Weights(read_state(newest)["step"], fingerprint(newest))
 
 
 def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
@@ -178,16 +184,17 @@ def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
 # --- what is told -------------------------------------------------------------------------------------------
 
 
-def table(record: Record) -> RichTable:
-    """Every figure."""
-    made = RichTable("figure", "value", "unit", "", title=f"{record.run}, {record.clips} clips of {record.split}")
-    made.columns[1].justify = "right"
+def tables(record: Record) -> Iterator[RichTable]:
+    """Every figure, a table for each metric."""
     for section in record.sections:
-        made.add_section()
-        made.add_row(f"[bold]{section.title}[/bold]", "", "", section.note)
+        made = RichTable(title=section.title, title_justify="left", title_style="bold", box=None, show_header=False)
+        for justify in ("left", "right", "left", "left"):
+            made.add_column(justify=justify)
         for figure in section.figures:
-            made.add_row(f"  {figure.name}", shown(figure), figure.unit, figure.note)
-    return made
+            made.add_row(*map(escape, (figure.name, shown(figure), figure.unit, figure.note)))
+        if section.note:
+            made.add_row(escape(section.note))  # [eval] is no markup
+        yield made
 
 
 def shown(figure: Figure) -> str:

@@ -29,10 +29,21 @@ from wavevq.evaluate.likelihood import encode_all
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.recipe import Prior, Recipe
-from wavevq.run import CHECKPOINTS, PRIOR, RUNS, SUMMARY, create, read_recipe, read_speakers, write_recipe
+from wavevq.run import (
+    CHECKPOINTS,
+    PRIOR,
+    RUNS,
+    SUMMARY,
+    TRAINED_ON,
+    create,
+    read_recipe,
+    read_speakers,
+    refuse_stale,
+    write_recipe,
+)
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
-from wavevq.train.state import AVERAGE, checkpoints, read_tensors
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_tensors
 from wavevq.vqvae import VqVae
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
@@ -102,6 +113,10 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: St
 
 
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, store: Store, console: Console) -> None:
+    place = folder / PRIOR
+    begun = bool(checkpoints(place / CHECKPOINTS))
+    if begun:
+        refuse_stale(folder)
     model = build_model(recipe, len(store.speakers))
     weights = checkpoints(folder / CHECKPOINTS)[-1] / AVERAGE
     model.load_state_dict(read_tensors(weights, model))
@@ -112,10 +127,11 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, stor
     console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     prior = build_prior(recipe, plan, len(store.speakers))
     validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed)
-    place = folder / PRIOR
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and not begun:
         place.mkdir(exist_ok=True)
-    fit(fabric, prior, batches, plan, place, validator, console, bool(checkpoints(place / CHECKPOINTS)))
+        with replacing(place / TRAINED_ON) as partial:
+            partial.write_text(fingerprint(weights.parent) + "\n")
+    fit(fabric, prior, batches, plan, place, validator, console, begun)
     if fabric.is_global_zero:
         write_summary(place)
 

@@ -34,7 +34,7 @@ from wavevq.run import Run, check_sampling
 
 T = TypeVar("T")
 
-AUDIO, CODES = tuple(FORMATS), ".npy"
+AUDIO, CODES, PACKED = tuple(FORMATS), ".npy", ".wvq"
 AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
 
 
@@ -53,18 +53,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Clip:
-    """What is sampled for a job: codes int64 ``[F]``, and how many samples of it are wanted."""
+    """What is sampled for a job: codes int64 ``[F]``, in whose voice, and how many samples of it are wanted."""
 
     job: Job
+    speaker: str
     codes: NDArray[np.int64]
     samples: int
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Whose voice, and how it is drawn."""
+    """How audio is drawn."""
 
-    speaker: str
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
@@ -84,7 +84,7 @@ class Sampling:
 def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
     """Audio to codes. Inputs that cannot be used are told at the end, in a WavevqError; the others are done."""
     told = Told("encoded", "encoding", console)
-    for job in _with_bar(jobs, "encoding", console):
+    for job in with_bar(jobs, "encoding", console):
         with told.errors(), told.timing():
             recording = read(job.source)
             write_codes(job.target, run.encode(recording))
@@ -92,41 +92,41 @@ def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
     told.end()
 
 
-def decode(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) -> None:
+def decode(run: Run, jobs: Sequence[Job], speaker: str, sampling: Sampling, console: Console) -> None:
     """Codes to audio, several clips at once; errors as in ``encode``.
 
     A stream's audio is written while its codes arrive.
     """
     told = Told("decoded", "sampling", console)
-    run.speaker(sampling.speaker)
+    run.speaker(speaker)
     clips = []
     for job in jobs:
         with told.errors():
             if isinstance(job.source, Path) or isinstance(job.target, Path):
                 codes = run.check_codes(read_codes(job.source, job.name), job.name)
-                clips.append(Clip(job, codes, len(codes) * run.recipe.hop))
+                clips.append(Clip(job, speaker, codes, len(codes) * run.recipe.hop))
             else:
                 frames, dtype = read_header(job.source, job.name)
                 coming = arriving_codes(job.source, frames, dtype, job.name)
-                _pipe(run, job.name, job.target, coming, frames * run.recipe.hop, sampling, told, console)
-    _sample(run, clips, sampling, told, console)
+                _pipe(run, job, speaker, coming, frames * run.recipe.hop, sampling, told, console)
+    sample_clips(run, clips, sampling, told, console)
     told.end()
 
 
-def convert(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Console) -> None:
+def convert(run: Run, jobs: Sequence[Job], speaker: str, sampling: Sampling, console: Console) -> None:
     """Audio to audio of the same duration in another voice, several clips at once; errors as in ``encode``."""
     told = Told("converted", "sampling", console)
-    run.speaker(sampling.speaker)
+    run.speaker(speaker)
     clips = []
-    for job in _with_bar(jobs, "encoding", console):
+    for job in with_bar(jobs, "encoding", console):
         with told.errors():
             recording = read(job.source)
-            clips.append(Clip(job, run.encode(recording), run.duration(recording)))
-    _sample(run, clips, sampling, told, console)
+            clips.append(Clip(job, speaker, run.encode(recording), run.duration(recording)))
+    sample_clips(run, clips, sampling, told, console)
     told.end()
 
 
-def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, console: Console) -> None:
+def sample_clips(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, console: Console) -> None:
     """Whole files many at a time, streams a chunk at a time."""
     files = []
     for clip in clips:
@@ -134,14 +134,14 @@ def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, con
             files.append(clip)
         else:
             with told.errors():
-                _pipe(run, clip.job.name, clip.job.target, [clip.codes], clip.samples, sampling, told, console)
+                _pipe(run, clip.job, clip.speaker, [clip.codes], clip.samples, sampling, told, console)
     with seconds_bar(sum(len(clip.codes) for clip in files) * run.recipe.hop / run.rate, console) as advance:
         for group in grouped([len(clip.codes) for clip in files], AT_ONCE):
             batch = [files[i] for i in group]
             with told.timing():
                 drawn = run.decode_batch(
                     [clip.codes for clip in batch],
-                    [sampling.speaker] * len(batch),
+                    [clip.speaker for clip in batch],
                     **sampling.how,
                     advance=lambda samples: advance(samples / run.rate),
                 )
@@ -153,26 +153,26 @@ def _sample(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, con
 
 def _pipe(
     run: Run,
-    name: str,
-    target: BinaryIO,
+    job: Job,
+    speaker: str,
     codes: Iterable[NDArray[np.integer[Any]]],
     samples: int,
     sampling: Sampling,
     told: Told,
     console: Console,
 ) -> None:
-    """The first ``samples`` of the codes' audio on a stream, each chunk as soon as it is made."""
+    """The first ``samples`` of the codes' audio on the job's stream, each chunk as soon as it is made."""
     done = 0
     try:
         with seconds_bar(samples / run.rate, console) as advance:
-            chunks = run.decode_stream(told.awaited(codes), sampling.speaker, **sampling.how, name=name)
+            chunks = run.decode_stream(told.awaited(codes), speaker, **sampling.how, name=job.name)
             while True:
                 with told.timing():
                     chunk = next(chunks, None)
                 if chunk is None:
                     break
                 part = chunk[: samples - done]
-                write_audio(target, part, run.rate)
+                write_audio(job.target, part, run.rate)
                 done += len(part)
                 advance(len(part) / run.rate)
     except WavevqError as error:
@@ -332,10 +332,11 @@ def _identity(path: Path) -> tuple[object, ...]:
 
 
 def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
-    if gives == CODES and path.suffix.lower() != CODES:
-        raise WavevqError(f"{path}: the suffix of codes must be {CODES}")
-    if gives != CODES:
+    named = {CODES: "codes", PACKED: "compressed codes"}
+    if gives not in named:
         check_format(path, rate)
+    elif path.suffix.lower() != gives:
+        raise WavevqError(f"{path}: the suffix of {named[gives]} must be {gives}")
     if path.is_dir():
         raise WavevqError(f"{path}: is a folder; name a file in it, or give --out {path}")
     # The folder named by --out is made, and those below it.
@@ -369,15 +370,21 @@ class RealTime(ProgressColumn):
         return Text(f"{task.speed:.3g} times real time" if task.speed else "")
 
 
-def _with_bar(jobs: Sequence[Job], label: str, console: Console) -> Iterator[Job]:
+def with_bar(jobs: Sequence[Job], label: str, console: Console) -> Iterator[Job]:
     with _bar(label, len(jobs), console, MofNCompleteColumn()) as advance:
         for job in jobs:
             yield job
             advance(1)
 
 
-def seconds_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
-    return _bar("sampling", total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
+def seconds_bar(
+    total: float, console: Console, label: str = "sampling"
+) -> AbstractContextManager[Callable[[float], None]]:
+    return _bar(label, total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
+
+
+def codes_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
+    return _bar("drawing codes", total, console, MofNCompleteColumn())
 
 
 @contextmanager

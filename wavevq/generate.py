@@ -15,7 +15,7 @@ from wavevq.audio import Recording, Signal
 from wavevq.codes_file import write_codes
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Told, seconds_bar, write_audio
+from wavevq.files import CODES, Told, codes_bar, seconds_bar, write_audio
 from wavevq.noise import VOICES, derived, uniform
 from wavevq.run import Run
 
@@ -42,12 +42,14 @@ def sample(
     *,
     speaker: str | None = None,
     prime: Recording | None = None,
+    guidance: float = 1.0,
     **how: Any,
 ) -> list[Sampled]:
     """Draw ``count`` clips of at most ``seconds`` and write them below ``folder``: wav, codes and a page.
 
-    speaker: whose voice; None draws each clip's by the seed. prime: a recording that every clip goes on from. how: the
-    keywords of ``Run.decode``. Raises WavevqError for a folder that holds something.
+    speaker: whose voice; None draws each clip's by the seed. prime: a recording that every clip goes on from. guidance:
+    W of ``sampling.guidance``; what then draws the codes is said. how: the keywords of ``Run.decode``. Raises
+    WavevqError for a folder that holds something.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WavevqError(f"{folder}: is there already; name an empty folder or a new one")
@@ -55,11 +57,14 @@ def sample(
     if frames < 1:
         raise WavevqError(f"seconds {seconds:g}: must hold a code, {run.recipe.hop / run.rate:g} s")
     given = None if prime is None else run.encode(prime)
+    if guidance != 1:
+        console.print(f"codes: {run.guided(guidance)}", soft_wrap=True, highlight=False)
     told = Told("sampled", "sampling", console)
     speakers = drawn_speakers(run, count, how.get("seed", 0)) if speaker is None else [speaker] * count
     clips: list[Sampled] = []
     with told.timing():
-        every = run.sample_codes(speakers, frames, prime=given, **how)
+        with codes_bar(count * frames, console) as advance:
+            every = run.sample_codes(speakers, frames, prime=given, guidance=guidance, advance=advance, **how)
         codes = every if given is None else [np.concatenate([given, one]) for one in every]
         with seconds_bar(sum(map(len, codes)) * run.recipe.hop / run.rate, console) as advance:
             for start in range(0, count, AT_ONCE):

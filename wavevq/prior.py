@@ -6,6 +6,7 @@ Van den Oord et al. 2017, section 3.3: after training, an autoregressive distrib
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,10 +50,15 @@ class Prior(nn.Module):
 
     def logits(self, codes: Tensor, label: Tensor) -> Tensor:
         """Teacher-forced logits ``[B, N, Q]`` of codes int64 ``[B, N]`` and labels int64 ``[B]``."""
-        c = self.label(label)
+        cond = self.conditioning(label)
         if isinstance(self.network, WaveNet):
-            return self.network(codes, self.network.conditioning(c[:, None]))  # type: ignore[no-any-return]
-        return self.network(codes, c)  # type: ignore[no-any-return]
+            return self.network(codes, cond)  # type: ignore[no-any-return]
+        return self.network(codes, cond[:, 0])  # type: ignore[no-any-return]
+
+    def conditioning(self, label: Tensor) -> Tensor:
+        """``[B, 1, ...]`` of labels int64 ``[B]``, as the network's sampler takes it."""
+        c: Tensor = self.label(label)[:, None]
+        return self.network.conditioning(c) if isinstance(self.network, WaveNet) else c
 
     def nll(self, codes: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, float32, summed over the positions where ``mask`` is true.
@@ -88,13 +94,14 @@ class Prior(nn.Module):
         temperature: float = 1.0,
         top_p: float = 1.0,
         prefix: Tensor | None = None,
+        advance: Callable[[int], object] = lambda codes: None,
     ) -> list[Tensor]:
         """Codes int64 ``[n]`` a row, n from 0 to N: fewer where the clip ended, the end left out.
 
         label: int64 ``[B]``; noise: uniform ``[B, N]``; prefix: int64 ``[B, P]``, codes to go on from.
+        advance: called with how many of the B x N have been drawn since, or need no longer be.
         """
-        c = self.label(label)[:, None]
-        cond = self.network.conditioning(c) if isinstance(self.network, WaveNet) else c
+        cond = self.conditioning(label)
         state: Any = None
         parts: list[Tensor] = []
         ended = torch.zeros(len(label), dtype=torch.bool, device=label.device)
@@ -105,6 +112,8 @@ class Prior(nn.Module):
             parts.append(drawn)
             ended |= (drawn == self.codes).any(1)
             if ended.all():
+                advance(noise[:, start:].numel())
                 break
+            advance(some.numel())
         rows = torch.cat(parts, 1) if parts else torch.empty(len(label), 0, dtype=torch.int64)
         return [row[: int((row == self.codes).int().argmax())] if (row == self.codes).any() else row for row in rows]

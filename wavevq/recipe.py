@@ -281,6 +281,8 @@ class Evaluation(Section):
     split: Literal["val", "train"] = "val"  # whose clips are measured
     judged: Count = 120  # clips that are sampled anew for the metrics that listen
     judged_seconds: Positive = 3.0  # of each
+    enumerated: Count = 20_000  # sequences of codes at most that p(x) of a short signal is summed over
+    enumerated_clips: Count = 2  # such signals of each speaker
 
 
 class Recipe(Section):

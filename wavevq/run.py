@@ -32,13 +32,16 @@ from wavevq.noise import CODES, derived, uniform
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.sampling import Backend, Precision, choose
+from wavevq.sampling.guidance import Guided
+from wavevq.sampling.reference import OneByOne, Reference
 from wavevq.sampling.transformer import Cached
-from wavevq.train.state import AVERAGE, checkpoints, read_state, read_tensors
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors
 from wavevq.vqvae import VqVae
 
 RUNS = Path("runs")
 RECIPE, SPEAKERS, SUMMARY, CHECKPOINTS = "recipe.yaml", "speakers.json", "summary.json", "checkpoints"
 PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
+TRAINED_ON = "trained-on"  # file in it: the fingerprint of the VQ-VAE's weights whose codes it learns
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Run:
     """A trained model and what belongs to it.
 
     step: training steps that its weights have seen. sampler: what draws the samples. prior: of codes, with what draws
-    from it, or None where none has been trained.
+    from it, or None where none has been trained. guiding: what draws codes with guidance, or None where the sampler
+    that was asked for cannot.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class Run:
     step: int
     sampler: Sampler
     prior: tuple[Prior, Sampler] | None = None
+    guiding: OneByOne | None = None
 
     @property
     def rate(self) -> int:
@@ -136,26 +141,51 @@ class Run:
         temperature: float = 1.0,
         top_p: float = 1.0,
         prime: NDArray[np.integer[Any]] | None = None,
+        guidance: float = 1.0,
+        advance: Callable[[int], object] = lambda codes: None,
     ) -> list[NDArray[np.int64]]:
         """New codes int64 ``[n]`` from the prior, n <= ``frames``; the i-th clip draws from stream i of ``seed``.
 
         speakers: of each clip, None for nobody's in particular. prime: codes ``[P]`` that every clip goes on from, not
-        returned. Raises WavevqError where the run has no prior, or one that cannot do what is asked.
+        returned. guidance: W of ``sampling.guidance``, 1 for none. advance: as ``Prior.sample``'s. Raises WavevqError
+        where the run has no prior, or one that cannot do what is asked.
         """
         check_sampling(seed, temperature, top_p)
-        if self.prior is None:
-            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
-        prior, sampler = self.prior
+        prior, sampler = self.trained_prior()
         if None in speakers and prior.labels and not prior.drop:
             raise WavevqError(f"{self.folder}: its prior was never trained without a speaker; name one")
         known = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
+        if guidance != 1:
+            sampler = self.guided(guidance)
+            if None in speakers:
+                raise WavevqError(f"guidance {guidance:g}: wants a speaker for every clip, to guide it to")
         label = torch.tensor(known, device=self.device)
         noise = uniform(derived(seed, CODES), range(len(speakers)), frames).to(self.device)
         prefix = None
         if prime is not None:
             prefix = torch.from_numpy(self.check_codes(prime)).to(self.device).expand(len(speakers), -1)
-        drawn = prior.sample(label, noise, sampler, temperature, top_p, prefix)
+        drawn = prior.sample(label, noise, sampler, temperature, top_p, prefix, advance)
         return [one.cpu().numpy() for one in drawn]
+
+    def trained_prior(self) -> tuple[Prior, Sampler]:
+        """The prior and what draws from it. Raises WavevqError where none has been trained."""
+        if self.prior is None:
+            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+        return self.prior
+
+    @torch.no_grad()
+    def guided(self, weight: float) -> Guided:
+        """What draws codes with guidance ``weight``, W of ``sampling.guidance``. Raises WavevqError where none can."""
+        prior, sampler = self.trained_prior()
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise WavevqError(f"guidance {weight}: must be 0 or above, and finite; 1 is none")
+        if not prior.labels:
+            raise WavevqError(f"guidance {weight:g}: the prior of {self.folder} knows no speakers to be guided to")
+        if not prior.drop:
+            raise WavevqError(f"guidance {weight:g}: the prior of {self.folder} was never trained without a speaker")
+        if self.guiding is None:
+            raise WavevqError(f"guidance {weight:g}: sampler {sampler} cannot; give auto or reference")
+        return Guided(self.guiding, prior.conditioning(torch.tensor([prior.nobody], device=self.device))[:, 0], weight)
 
     def decode_stream(
         self,
@@ -294,7 +324,9 @@ def load_run(
     model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
     step = read_state(found[-1])["step"]
     prior = _load_prior(folder, recipe, len(speakers), device, chosen)
-    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, prior)
+    draws = prior[1] if prior else None
+    guiding = draws if isinstance(draws, OneByOne) else Reference(precision) if sampler == "auto" else None
+    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, prior, guiding)
 
 
 def _load_prior(
@@ -303,9 +335,20 @@ def _load_prior(
     found = checkpoints(folder / PRIOR / CHECKPOINTS)
     if recipe.prior is None or not found:
         return None
+    refuse_stale(folder)
     prior = build_prior(recipe, recipe.prior, speakers)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
     return prior.eval().to(device), sampler if isinstance(prior.network, WaveNet) else Cached()
+
+
+def refuse_stale(folder: Path) -> None:
+    """Raises WavevqError where the prior has learned the codes of other weights than the VQ-VAE has now."""
+    path = folder / PRIOR / TRAINED_ON
+    if path.is_file() and path.read_text().strip() != fingerprint(checkpoints(folder / CHECKPOINTS)[-1]):
+        raise WavevqError(
+            f"{folder / PRIOR}: was trained on the codes of other weights than {folder} has now; delete it, and train "
+            "another with --stage prior"
+        )
 
 
 def find_run(name: str | Path | None) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,12 +19,8 @@ from wavevq.data.batches import WholeClips, whole_clips
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
-from wavevq.evaluate.metric import Figure, Findings
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.vqvae import VqVae
-
-if TYPE_CHECKING:
-    from wavevq.evaluate.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -94,36 +89,6 @@ def measure(
         clips=len(codes),
         samples=samples,
         rate=None if rate is None else rate / samples,
-    )
-
-
-def metric(subject: Subject) -> Findings:
-    """The metric ``likelihood`` of ``wavevq evaluate``."""
-    found = measure(
-        subject.model,
-        subject.store,
-        subject.plan.split,
-        batch=subject.plan.batch,
-        limit=None,
-        others=subject.plan.speakers,
-        seed=subject.seed,
-    )
-    alone = "needs a second clip of a speaker"
-    return Findings(
-        "Likelihood",
-        (
-            Figure("distortion", found.bits, "bits/sample", "-log2 p(x | codes, speaker)"),
-            Figure("entropy of the classes", found.marginal, "bits/sample", "without a model"),
-            Figure(
-                "shuffled-codes gap", found.shuffled_gap, "bits/sample", "" if found.shuffled_gap is not None else alone
-            ),
-            Figure(
-                "wrong-speaker gap",
-                found.wrong_speaker_gap,
-                "bits/sample",
-                "" if found.wrong_speaker_gap is not None else "the model has one speaker",
-            ),
-        ),
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import abx, codebook, leakage, likelihood, phonemes, samples
+from wavevq.evaluate import abx, codebook, evidence, leakage, phonemes, samples
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
     "codebook": Metric(codebook.metric),
-    "likelihood": Metric(likelihood.metric),
+    "likelihood": Metric(evidence.metric),
     "leakage": Metric(leakage.metric),
     "phonemes": Metric(phonemes.metric),
     "abx": Metric(abx.metric),

@@ -66,13 +66,18 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
     )
 
 
+def counts(codes: Codes, size: int) -> torch.Tensor:
+    """How often each of K = ``size`` codes occurs, int64 ``[K]``; ends are left out."""
+    every = torch.from_numpy(np.concatenate(codes.sequences))
+    return torch.bincount(every[every < size], minlength=size)
+
+
 class PriorValidator:
     """Called by the training loop while a prior trains."""
 
     def __init__(self, prior: Prior, training: Codes, held_out: Codes, plan: Evaluation, seed: int) -> None:
         self.prior, self.held_out, self.plan, self.seed = prior, held_out, plan, seed
-        every = torch.from_numpy(np.concatenate(training.sequences))
-        self.counts = torch.bincount(every[every < prior.codes], minlength=prior.codes)
+        self.counts = counts(training, prior.codes)
 
     def __call__(self, step: int) -> Validation:
         found = measure(

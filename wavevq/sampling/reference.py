@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,49 +27,84 @@ class Streams:
     position: int
 
 
-@dataclass(frozen=True)
-class State:
-    """The network as it is calculated with, and every stream on its own."""
+class Stream(Protocol):
+    """One stream of a network: which class comes next is asked for and told, over and over."""
 
-    weights: WaveNet
-    streams: list[Streams]
+    def logits(self, cond: Tensor) -> Tensor:
+        """Logits ``[1, Q]`` of the next sample, whose conditioning is ``cond`` ``[1, ...]``."""
+        ...
+
+    def take(self, drawn: Tensor) -> None:
+        """The sample after which to go on: int64 ``[1]``."""
+        ...
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The reference backend of ``contracts.Sampler``; runs in the dtype of the weights, on any device.
+class OneByOne(ABC):
+    """A sampler, as ``contracts.Sampler``, whose streams are drawn one after the other, and so each as it is alone.
 
-    Streams are drawn one after the other: products of several rows round differently from those of one.
+    Products of several rows round differently from those of one. The state is the list of streams.
     """
+
+    @abstractmethod
+    def begin(self, weights: Any, batch: int) -> list[Stream]:
+        """Streams before their first sample."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        weights: Any,
+        cond: Tensor,
+        noise: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prefix: Tensor | None = None,
+        state: list[Stream] | None = None,
+    ) -> tuple[Tensor, list[Stream]]:
+        hop = hop_of(weights, cond, noise, prefix)
+        if state is None:
+            state = self.begin(weights, len(cond))
+        if prefix is None:
+            prefix = torch.empty(len(noise), 0, dtype=torch.int64, device=cond.device)
+        given, count = prefix.shape[1], noise.shape[1]
+        classes = torch.cat([prefix, torch.empty(noise.shape, dtype=torch.int64, device=cond.device)], 1)
+        with one_thread(cond.device):
+            for row, stream in enumerate(state):
+                one = slice(row, row + 1)
+                for t in range(given + count):
+                    logits = stream.logits(cond[one, t // hop])
+                    if t >= given:
+                        classes[one, t] = pick(logits, noise[one, t - given], temperature, top_p)
+                    stream.take(classes[one, t])
+        return classes[:, given:], state
+
+
+@dataclass(frozen=True)
+class Reference(OneByOne):
+    """The reference backend for WaveNets; runs in the dtype of the weights, on any device."""
 
     precision: Precision = "bfloat16"
 
     def __str__(self) -> str:
         return f"reference ({self.precision} weights)"
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        weights: WaveNet,
-        cond: Tensor,
-        noise: Tensor,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        prefix: Tensor | None = None,
-        state: State | None = None,
-    ) -> tuple[Tensor, State]:
-        hop = hop_of(weights, cond, noise, prefix)
-        if state is None:
-            used = rounded(weights) if self.precision == "bfloat16" else weights
-            state = State(used, [start(used, 1) for _ in range(len(cond))])
-        if prefix is None:
-            prefix = torch.empty(len(noise), 0, dtype=torch.int64, device=cond.device)
-        drawn = torch.empty(noise.shape, dtype=torch.int64, device=cond.device)
-        with one_thread(cond.device):
-            for row, streams in enumerate(state.streams):
-                one = slice(row, row + 1)
-                drawn[one] = _draw(state.weights, cond[one], hop, noise[one], temperature, top_p, prefix[one], streams)
-        return drawn, state
+    def begin(self, weights: WaveNet, batch: int) -> list[Stream]:
+        used = rounded(weights) if self.precision == "bfloat16" else weights
+        return [_WaveNetStream(used, start(used, 1)) for _ in range(batch)]
+
+
+@dataclass(frozen=True)
+class _WaveNetStream:
+    """The network as it is calculated with, and where the stream stands."""
+
+    weights: WaveNet
+    at: Streams
+
+    def logits(self, cond: Tensor) -> Tensor:
+        return step(self.weights, cond, self.at)
+
+    def take(self, drawn: Tensor) -> None:
+        self.at.present = self.weights.embedding[drawn]
+        self.at.position += 1
 
 
 def rounded(weights: WaveNet) -> WaveNet:
@@ -84,28 +121,6 @@ def start(weights: WaveNet, batch: int) -> Streams:
     past = weights.taps.shape[1] - 1
     queues = [like.new_zeros(batch, past * dilation, like.shape[1]) for dilation in weights.dilations]
     return Streams(queues, like.new_zeros(batch, like.shape[1]), 0)
-
-
-def _draw(
-    weights: WaveNet,
-    cond: Tensor,
-    hop: int,
-    noise: Tensor,
-    temperature: float,
-    top_p: float,
-    prefix: Tensor,
-    state: Streams,
-) -> Tensor:
-    """Classes int64 ``[1, T]`` of one stream after ``prefix`` ``[1, P]``, with noise ``[1, T]``."""
-    given, count = prefix.shape[1], noise.shape[1]
-    drawn = torch.cat([prefix, torch.empty_like(noise, dtype=torch.int64)], 1)
-    for t in range(given + count):
-        logits = step(weights, cond[:, t // hop], state)
-        if t >= given:
-            drawn[:, t] = pick(logits, noise[:, t - given], temperature, top_p)
-        state.present = weights.embedding[drawn[:, t]]
-        state.position += 1
-    return drawn[:, given:]
 
 
 def step(weights: WaveNet, cond: Tensor, state: Streams) -> Tensor:

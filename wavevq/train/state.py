@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -117,6 +118,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("step"), int):
         raise WavevqError(f"{path}: not a checkpoint's state of format {FORMAT}")
     return state
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Of a checkpoint's averaged weights: sha256, in hexadecimal."""
+    return hashlib.sha256((checkpoint / AVERAGE).read_bytes()).hexdigest()
 
 
 def read_tensors(path: Path, module: nn.Module) -> dict[str, Tensor]:
