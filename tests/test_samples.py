@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
-from sounds import RATE, SPEAKERS, WORDS, say
+import sounds
+from sounds import RATE, SPEAKERS, WORDS, figures, say
 
 from wavevq.audio import Signal
 from wavevq.evaluate import samples
+from wavevq.evaluate.metric import NotMeasured
 from wavevq.evaluate.probes import SpeakerProbe, WordProbe
 
 EVERY = list(product(SPEAKERS, WORDS))
@@ -94,3 +97,22 @@ def test_lengths() -> None:
     found = samples.lengths([0.1, 0.2, 0.3, 1.0, 4.0], most=1.0)
     assert (found.median, found.high, found.ended, found.most) == (0.3, 1.0, 0.6, 1.0)
     assert found.low == pytest.approx(0.12)  # a fifth of the way from 0.1 to 0.2 s
+
+
+# --- the metric ---------------------------------------------------------------------------------------------
+
+
+def test_a_prior_whose_clips_are_words_of_their_speakers(tmp_path: Path) -> None:
+    store = sounds.spoken_corpus(tmp_path)
+    found = figures(samples.metric(sounds.subject_of(store, judged=10)))
+    assert (found["own speaker"], found["own speaker, chance"], found["own speaker, real clips"]) == (1, 1 / 3, 1)
+    assert found["own speaker, p"] == pytest.approx((1 / 3) ** 12)  # 10 clips, and two for each speaker to have as many
+    assert found["different words"] == 1 + 2  # the digits go round
+    assert (found["length, median"], found["ended by the prior"]) == (pytest.approx(0.4), 1)
+    mute = figures(samples.metric(sounds.subject_of(store, judged=9, speaks=False)))
+    assert mute["own speaker"] == mute["own speaker, chance"]  # all are ann's
+
+
+def test_without_a_prior_nothing_is_sampled(tmp_path: Path) -> None:
+    with pytest.raises(NotMeasured, match="no trained prior"):
+        samples.metric(sounds.subject_of(sounds.spoken_corpus(tmp_path), prior=None))

@@ -281,6 +281,8 @@ class Evaluation(Section):
     split: Literal["val", "train"] = "val"  # whose clips are measured
     judged: Count = 120  # clips that are sampled anew for the metrics that listen
     judged_seconds: Positive = 3.0  # of each
+    # Of torchaudio, that listens where the vocabulary is open; its weights are fetched once
+    recogniser: Literal["WAV2VEC2_ASR_BASE_960H", "WAV2VEC2_ASR_LARGE_960H", "HUBERT_ASR_LARGE"] | None = None
     enumerated: Count = 20_000  # sequences of codes at most that p(x) of a short signal is summed over
     enumerated_clips: Count = 2  # such signals of each speaker
 

@@ -41,23 +41,39 @@ class Beginnings(Sequence[Signal]):
 
 
 class Judges:
-    """Made when they are asked for, each once. samples: of each clip that they learn from, at most.
+    """Made when they are asked for, each once. clips: the training clips. samples: of each that they hear, at most.
 
     word_of: the word that a clip of this name holds, None for a corpus of no closed vocabulary.
     """
 
     def __init__(
-        self, store: Store, samples: int, mu: MuLawCategorical, word_of: Callable[[str], str] | None, seed: int
+        self,
+        store: Store,
+        clips: Sequence[StoredClip],
+        samples: int,
+        mu: MuLawCategorical,
+        word_of: Callable[[str], str] | None,
+        seed: int,
     ) -> None:
-        self.store, self.samples, self.mu, self.word_of, self.seed = store, samples, mu, word_of, seed
-        every = store.split("train")
-        count = min(MOST, len(every))
-        self.learned = [every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count)]
+        self.store, self.clips, self.samples, self.mu, self.word_of, self.seed = (
+            store,
+            clips,
+            samples,
+            mu,
+            word_of,
+            seed,
+        )
+        count = min(MOST, len(clips))
+        self.learned = [clips[(2 * i + 1) * len(clips) // (2 * count)] for i in range(count)]
         self.real = self.beginnings(self.learned)
 
     def beginnings(self, clips: Sequence[StoredClip]) -> Beginnings:
         """Real clips as the judges hear them."""
         return Beginnings(self.store, clips, self.samples, self.mu)
+
+    def of(self, speaker: str, most: int) -> Beginnings:
+        """At most so many of the training clips of a speaker."""
+        return self.beginnings([clip for clip in self.clips if clip.speaker == speaker][:most])
 
     @cached_property
     def speaker(self) -> SpeakerProbe | None:

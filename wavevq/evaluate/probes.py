@@ -113,7 +113,7 @@ class SpeakerProbe(_ClipProbe):
 
     @staticmethod
     def _describe(clip: Clip, rate: int) -> Features:
-        coefficients = _mfcc(clip, rate, SPEAKER_COEFFICIENTS)[1:]
+        coefficients = mfcc(clip, rate, SPEAKER_COEFFICIENTS)[1:]
         tracks = np.concatenate([coefficients, _slopes(coefficients)])
         return np.concatenate([tracks.mean(axis=1), tracks.std(axis=1)])
 
@@ -129,7 +129,7 @@ class WordProbe(_ClipProbe):
 
     @staticmethod
     def _describe(clip: Clip, rate: int) -> Features:
-        coefficients = _mfcc(clip, rate, WORD_COEFFICIENTS)
+        coefficients = mfcc(clip, rate, WORD_COEFFICIENTS)
         tracks = np.concatenate([coefficients, _slopes(coefficients)])
         frames = tracks.shape[1]
         parts = []
@@ -188,7 +188,7 @@ def _frames(
     features, symbols = [], []
     for clip, spoken in zip(clips, phones, strict=True):
         bands = _log_mel(clip, rate).T
-        centres = np.arange(len(bands)) * _hop(rate) / rate
+        centres = np.arange(len(bands)) * hop(rate) / rate
         which = phone_at(spoken, centres)
         within = (which != NOWHERE) & (centres < len(clip) / rate)
         neighbours = [np.clip(np.arange(len(bands)) + shift, 0, len(bands) - 1) for shift in CONTEXT]
@@ -197,8 +197,8 @@ def _frames(
     return np.concatenate(features), np.concatenate(symbols)
 
 
-def _mfcc(clip: Clip, rate: int, coefficients: int) -> Features:
-    """MFCC ``[coefficients, frames]``."""
+def mfcc(clip: Clip, rate: int, coefficients: int) -> Features:
+    """MFCC ``[coefficients, frames]``: the orthonormal cosine transform of BANDS mel bands in dB, cut at RANGE_DB."""
     import librosa
 
     bands = _log_mel(clip, rate)
@@ -219,15 +219,16 @@ def _log_mel(clip: Clip, rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
     # Longer than the window (zeros fill it), so that the narrow low bands hold a bin each at every rate.
     points = 2 ** int(np.ceil(np.log2(0.06 * rate)))
-    frames = 1 + len(clip) // _hop(rate)
+    frames = 1 + len(clip) // hop(rate)
     padded = np.pad(clip, (0, max(0, points - len(clip))))
     power = librosa.feature.melspectrogram(
-        y=padded, sr=rate, n_fft=points, hop_length=_hop(rate), win_length=round(WINDOW_SECONDS * rate), n_mels=BANDS
+        y=padded, sr=rate, n_fft=points, hop_length=hop(rate), win_length=round(WINDOW_SECONDS * rate), n_mels=BANDS
     )
     # The floor keeps digital silence finite; it lies below the quantization noise of 16 bits.
     decibels: np.ndarray[Any, np.dtype[np.float32]] = librosa.power_to_db(power, amin=1e-8, top_db=None)
     return decibels[:, :frames].astype(np.float32)
 
 
-def _hop(rate: int) -> int:
+def hop(rate: int) -> int:
+    """Samples from one frame to the next."""
     return round(FRAME_SECONDS * rate)

@@ -181,6 +181,15 @@ class Subject:
             self._heard[version] = self._version(version)
         return self._heard[version]
 
+    def possible(self, versions: Sequence[Version]) -> list[Version]:
+        """Those of ``versions`` that ``heard`` can give."""
+        lacking: set[Version] = set()
+        if any(one.target is None for one in self.utterances):
+            lacking.add("conversion")
+        if any(one.donor is None for one in self.utterances):
+            lacking.add("shuffled codes")
+        return [version for version in versions if version not in lacking]
+
     def takes(self, place: int, versions: Sequence[Version] = ("original", *SAMPLED)) -> tuple[Take, ...]:
         """Those versions of ``utterances[place]`` side by side, for ``metric.Listen``."""
         one = self.utterances[place]
@@ -196,8 +205,12 @@ class Subject:
 
     @cached_property
     def judges(self) -> Judges:
-        """Probes that know real training clips only, each fitted when a metric first asks for it."""
-        return Judges(self.store, self.most * self.hop, self.model.decoder.distribution, self.word_of, self.seed)
+        """Probes that know real training clips only, each fitted when a metric first asks for it.
+
+        Raises NotMeasured as ``learned``.
+        """
+        mu = self.model.decoder.distribution
+        return Judges(self.store, self.learned, self.most * self.hop, mu, self.word_of, self.seed)
 
     def judged_as(self, version: Version) -> list[Signal]:
         """The same as ``heard``, at one level, for the judges."""

@@ -1,0 +1,158 @@
+"""What is heard: models that say the right word, always the same one, and transcripts whose errors are counted."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import sounds
+import torch
+import torchaudio
+from sounds import WORDS, figures
+
+from wavevq.audio import Signal
+from wavevq.data.store import Store
+from wavevq.evaluate import content, recognise
+from wavevq.evaluate.metric import NotMeasured
+from wavevq.evaluate.probes import WordProbe
+from wavevq.evaluate.recognise import Wav2Vec2, error_rate, greedy
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return sounds.spoken_corpus(tmp_path_factory.mktemp("spoken"))
+
+
+def test_a_model_that_says_the_word(store: Store) -> None:
+    subject = sounds.subject_of(store)
+    found = figures(content.metric(subject))
+    assert (found["words, original"], found["words, reconstruction"], found["words, conversion"]) == (1, 1, 1)
+    assert found["words, chance"] == pytest.approx(1 / 3)
+    same = [one.donor is not None and one.donor[0] == one.codes[0] for one in subject.utterances]
+    assert found["words, shuffled codes"] == pytest.approx(np.mean(same))  # another clip may hold the same word
+    assert not all(same)
+
+
+def test_a_model_that_says_one_word(store: Store) -> None:
+    found = figures(content.metric(sounds.subject_of(store, hears=False)))
+    assert found["words, original"] == 1
+    assert found["words, reconstruction"] == found["words, shuffled codes"] == pytest.approx(1 / 3)
+
+
+# --- recognisers --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Hears the constructed words, and between two of them says "then"."""
+
+    probe: WordProbe
+
+    def transcribe(self, samples: Signal, rate: int) -> str:
+        assert rate == sounds.RATE
+        return f"said {list(WORDS)[int(self.probe.judge([samples])[0])]}"
+
+
+def test_errors_of_a_recogniser_against_its_own_words(store: Store) -> None:
+    subject = sounds.subject_of(store)
+    assert subject.judges.word is not None
+    listener = Listener(subject.judges.word)
+    rows = {one.name: one.value for one in content.transcript_figures(subject, listener)}
+    assert (rows["word error rate, original"], rows["word error rate, reconstruction"]) == (0, 0)
+    donors = [one.donor is not None and one.donor[0] != one.codes[0] for one in subject.utterances]
+    assert rows["word error rate, shuffled codes"] == pytest.approx(np.mean(donors) / 2)  # one word of two
+    said = [listener.transcribe(clip, sounds.RATE) for clip in subject.heard("original")]
+    others = [a != b for a, b in zip(said, said[1:] + said[:1], strict=True)]
+    assert rows["word error rate, chance"] == pytest.approx(np.mean(others) / 2)
+    assert rows["character error rate, conversion"] == 0
+    deaf = sounds.subject_of(store, hears=False)
+    rows = {one.name: one.value for one in content.transcript_figures(deaf, listener)}
+    assert rows["word error rate, reconstruction"] == pytest.approx(1 / 3)  # wrong in two clips of three
+
+
+def test_a_recogniser_that_hears_nothing(store: Store) -> None:
+    silent = SimpleNamespace(transcribe=lambda samples, rate: "")
+    for one in content.transcript_figures(sounds.subject_of(store), silent):
+        assert (one.value, one.note) == (None, "the recogniser hears no words in the originals")
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "words", "characters"),
+    [
+        (["a b c"], ["a b c"], 0, 0),
+        (["a b c"], ["a x c"], 1 / 3, 1 / 5),
+        (["a b c", "d"], ["a c", ""], 2 / 4, 3 / 6),
+        (["a"], ["b a c"], 2, 4),
+        ([""], ["a"], None, None),
+    ],
+)
+def test_error_rates(said: list[str], heard: list[str], words: float | None, characters: float | None) -> None:
+    assert error_rate(said, heard, str.split) == words
+    assert error_rate(said, heard, list) == characters
+
+
+def test_greedy_letters() -> None:
+    labels = ("-", "|", "A", "B")
+    frames = [0, 2, 2, 0, 2, 1, 1, 0, 1, 3, 3, 0]  # -AA-A||-|BB-
+    assert greedy(torch.eye(4)[frames], labels) == "AA B"
+    assert greedy(torch.eye(4)[[0, 0, 1]], labels) == ""
+
+
+def test_a_pipeline_is_given_audio_at_its_rate() -> None:
+    given = []
+
+    def model(x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        given.append(x.shape)
+        return torch.eye(3)[[2, 0]][None], None
+
+    assert Wav2Vec2(model, ("-", "|", "A"), 16_000).transcribe(np.zeros(4000, np.float32), 8000) == "A"
+    assert given == [(1, 8000)]
+
+
+def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    def unreachable() -> None:
+        waits.append(socket.getdefaulttimeout())
+        raise URLError("no such host")
+
+    bundle = SimpleNamespace(get_model=unreachable)
+    monkeypatch.setattr(torchaudio.pipelines, "WAV2VEC2_ASR_BASE_960H", bundle)
+    with pytest.raises(
+        NotMeasured, match=r"the weights of WAV2VEC2_ASR_BASE_960H are not in torch.s cache .*no such host"
+    ):
+        recognise.load("WAV2VEC2_ASR_BASE_960H")
+    assert waits == [recognise.PATIENCE]
+    assert socket.getdefaulttimeout() is None
+
+
+def test_every_recogniser_of_a_recipe_is_one_of_torchaudio() -> None:
+    from wavevq.recipe import Evaluation
+
+    annotation = Evaluation.model_fields["recogniser"].annotation
+    names = [name for part in annotation.__args__ for name in getattr(part, "__args__", ())]
+    assert len(names) == 3
+    for name in names:
+        assert "A" in getattr(torchaudio.pipelines, name).get_labels()
+
+
+def test_what_cannot_be_heard_says_why(store: Store) -> None:
+    with pytest.raises(NotMeasured, match="no single words of a closed vocabulary, and have no phones"):
+        content.metric(replace(sounds.subject_of(store), word_of=None))
+    with pytest.raises(NotMeasured, match=r"--set evaluation\.recogniser=WAV2VEC2_ASR_BASE_960H"):
+        content.transcript_metric(sounds.subject_of(store))
+
+
+def test_the_recogniser_that_is_chosen_listens(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = sounds.subject_of(store)
+    assert subject.judges.word is not None
+    listener = Listener(subject.judges.word)
+    monkeypatch.setattr(recognise, "load", {"HUBERT_ASR_LARGE": listener}.__getitem__)
+    plan = subject.plan.model_copy(update={"recogniser": "HUBERT_ASR_LARGE"})
+    found = content.transcript_metric(replace(subject, plan=plan))
+    assert "HUBERT_ASR_LARGE" in found.text
+    assert figures(found)["word error rate, reconstruction"] == 0
