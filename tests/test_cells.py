@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,3 +109,38 @@ def test_the_ablations_are_sound(cells: Any) -> None:
         assert len(set(digests)) == len(table)
         for cell, found in zip(table, digests, strict=True):
             assert by_name.setdefault(cell.name, found) == found
+
+
+def test_the_collapse_lab_is_sound(cells: Any) -> None:
+    """Every cell's recipe can be read and is another; figures have the same names with codes and without."""
+    plan = __import__("collapse")
+    every = [cell for table in plan.TABLES.values() for cell in table]
+    assert len({cells.digest(cell.resolved()) for cell in every}) == len({cell.name for cell in every}) == len(every)
+    for cell in every:
+        resolved = cell.resolved()
+        assert f"{resolved.model.decoder.layers} layers" in cell.name
+        assert (resolved.model.bottleneck.codes is None) == ("VQ" not in cell.name)
+
+
+@pytest.mark.parametrize(
+    ("found", "rate", "gap", "given"),
+    [
+        ({"shuffled_codes_gap": 0.4, "perplexity": 32.0}, 5 / 16, 0.4, 3.0),
+        ({"shuffled_latents_gap": 0.1, "rate_bits_per_sample": 0.5}, 0.5, 0.1, 2.5),
+        ({"shuffled_latents_gap": 0.2}, None, 0.2, 3.0),
+    ],
+    ids=["vq", "vae", "autoencoder"],
+)
+def test_the_collapse_labs_figures(
+    cells: Any, monkeypatch: pytest.MonkeyPatch, found: dict[str, float], rate: float | None, gap: float, given: float
+) -> None:
+    plan = __import__("collapse")
+    validated = {"bits_per_sample": 3.0, "marginal_bits": 6.0, "wrong_speaker_gap": 0.3, **found}
+    monkeypatch.setattr(plan, "validated", lambda run, store: validated)
+    figures = plan.measure(SimpleNamespace(recipe=SimpleNamespace(hop=16)), None)
+    assert (figures["shuffled_gap"], figures["bits_given_latents"]) == (gap, given)
+    assert figures.get("rate_bits_per_sample") == rate
+    assert figures.get("rate_bits_per_position") == (None if rate is None else 16 * rate)
+    drawn = plan.picture({f"{name} 2 layers": {"figures": figures} for name in plan.BOTTLENECKS})
+    every = len(plan.BOTTLENECKS)
+    assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]

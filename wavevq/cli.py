@@ -234,7 +234,7 @@ def compress(paths: tuple[str, ...], out: str | None, speaker: str | None, run: 
     from wavevq import files
 
     console = _console()
-    trained = _load(run, console)
+    trained = _load(run, console, enrolled=False)  # a file belongs to the run as it was trained
     jobs = files.plan(paths, out, takes=files.AUDIO, gives=files.PACKED, rate=trained.rate, streams=_streams())
     packing.compress(trained, jobs, speaker, console)
 
@@ -257,7 +257,7 @@ def decompress(
 
     console = _console()
     sampling = files.Sampling(**how)
-    trained = _load(run, console, sampler, precision)
+    trained = _load(run, console, sampler, precision, enrolled=False)
     jobs = files.plan(paths, out, takes=[files.PACKED], gives=".wav", rate=trained.rate, streams=_streams())
     packing.decompress(trained, jobs, sampling, console)
 
@@ -303,6 +303,35 @@ def sample(
 
 
 @main.command()
+@click.argument("name")
+@click.argument("clips", nargs=-1, required=True, metavar="CLIPS...")
+@click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="At most; may end earlier.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=0.03, show_default=True, help="Of Adam.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the shares held out and the order.")
+@click.option("--replace", is_flag=True, help="Replace a speaker who is enrolled already.")
+@_run
+def enroll(
+    name: str, clips: tuple[str, ...], steps: int, rate: float, seed: int, replace: bool, run: str | None
+) -> None:
+    """Teach a run the voice of a speaker that it has never heard, NAME, from about a minute of audio.
+
+    CLIPS are recordings or folders of them. Only an embedding is fitted, kept in the run's folder as
+    speakers/NAME.safetensors; convert and decode then take --speaker NAME.
+
+    \b
+    wavevq enroll ann recordings/ann --run runs/vctk
+    """
+    from wavevq import files
+    from wavevq.audio import read
+    from wavevq.enroll import enroll as fit
+
+    console = _console(stderr=False)
+    trained = _load(run, console, enrolled=False)
+    found = [read(path) for path in files.recordings(clips)]
+    fit(trained, name, found, console, steps=steps, rate=rate, seed=seed, replace=replace)
+
+
+@main.command()
 @click.option("--only", multiple=True, metavar="NAME", help="This metric alone; may be repeated.")
 @click.option("--output", metavar="DIR", help="Where the results go; by default evaluation/ in the run's folder.")
 @click.option(
@@ -319,19 +348,25 @@ def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ..
 
     evaluation.check(only)
     console = _console(stderr=False)
-    trained = _load(run, console, "auto")
+    trained = _load(run, console, "auto", enrolled=False)
     folder = Path(output) if output else trained.folder / evaluation.FOLDER
     evaluation.evaluate(trained, only, folder, overrides, console)
 
 
-def _load(name: str | None, console: Console, sampler: Backend | None = None, precision: Precision = "bfloat16") -> Run:
+def _load(
+    name: str | None,
+    console: Console,
+    sampler: Backend | None = None,
+    precision: Precision = "bfloat16",
+    enrolled: bool = True,
+) -> Run:
     """The run that is meant; says which where it was not named, and what draws.
 
     sampler: None where nothing is sampled, and no time to be lost on importing what would.
     """
     from wavevq.run import load_run
 
-    run = load_run(name, sampler=sampler or "reference", precision=precision)
+    run = load_run(name, sampler=sampler or "reference", precision=precision, enrolled=enrolled)
     run.codebook()  # every command that loads a model works on codes
     if not name:
         by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
@@ -362,6 +397,7 @@ def info(what: str | None, run: str | None) -> None:
 
 
 def _run_table(name: str | None) -> Table:
+    from wavevq import voices
     from wavevq.build import build_model
     from wavevq.run import CHECKPOINTS, SUMMARY, find_run, read_recipe, read_speakers
     from wavevq.train.log import read_metrics
@@ -382,6 +418,10 @@ def _run_table(name: str | None) -> Table:
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
     table.add_row("speakers", f"{len(speakers)}: {', '.join(speakers)}")
+    for voice in voices.enrolled(folder):
+        before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
+        told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
+        table.add_row("enrolled", f"{told}, {after:.3f} as itself")
     table.add_row("training", f"step {step} of {train.steps}, {finished}; batch {train.batch} x {train.crop} samples")
     for line in read_metrics(folder, "validation")[-1:]:
         table.add_row("validation", f"after step {line['step']}")

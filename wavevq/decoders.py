@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,11 @@ class WaveNetDecoder(nn.Module):
         self.widen = nn.Conv1d(dim, context, 1)
         self.context = nn.ModuleList(ResidualBlock(context) for _ in range(context_layers))
         self.speaker = nn.Embedding(speakers, speaker_dim)
+
+    def add_speakers(self, embeddings: Sequence[Tensor]) -> None:
+        """More speakers, float ``[S]`` each, whose labels follow those that there are; their rows stay as they are."""
+        rows = torch.stack([*self.speaker.weight.detach(), *embeddings])
+        self.speaker = nn.Embedding(len(rows), self.speaker.embedding_dim, _weight=rows)
 
     def conditioning(self, z: Tensor, label: Tensor, frames: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]``. z: ``[B, F, D]``, label: int64 ``[B]``, frames: bool ``[B, F]``, the valid."""

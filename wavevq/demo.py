@@ -126,7 +126,7 @@ def trained(recipe: Recipe, folder: Path, console: Console) -> Run:
         except Interrupted:
             console.print("stopped and saved; the same command goes on", highlight=False)
             raise KeyboardInterrupt from None
-    return load_run(folder)
+    return load_run(folder, enrolled=False)
 
 
 # --- clips --------------------------------------------------------------------------------------------------

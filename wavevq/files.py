@@ -302,19 +302,32 @@ def _many(paths: Sequence[str], out: Path, takes: Sequence[str], gives: str) -> 
         if not path.is_dir():
             jobs.append(Job(path, out / f"{path.stem}{gives}"))
             continue
-        found = [one for one in _below(path, takes) if not _is_made(one, path, out)]
-        if not found:
-            raise WavevqError(f"{path}: no file below it ends in one of {', '.join(takes)}")
+        found = _below(path, takes, out)
         jobs += [Job(one, out / one.relative_to(path).with_suffix(gives)) for one in found]
     return jobs
 
 
-def _below(folder: Path, takes: Sequence[str]) -> list[Path]:
+def recordings(paths: Sequence[str]) -> list[Path]:
+    """The audio files that are named, and those below the folders that are, each once. Raises for a folder without."""
+    found: dict[tuple[object, ...], Path] = {}
+    for path in map(Path, paths):
+        for one in _below(path, AUDIO) if path.is_dir() else [path]:
+            found.setdefault(_identity(one), one)
+    return list(found.values())
+
+
+def _below(folder: Path, takes: Sequence[str], out: Path | None = None) -> list[Path]:
+    """Files below a folder of certain suffixes, not those below ``out``. Raises WavevqError where there are none."""
     found: list[Path] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in takes and path.is_file())
+    kept = sorted(path for path in found if path.suffix.lower() in takes and path.is_file())
+    if out is not None:
+        kept = [path for path in kept if not _is_made(path, folder, out)]
+    if not kept:
+        raise WavevqError(f"{folder}: no file below it ends in one of {', '.join(takes)}")
+    return kept
 
 
 def _is_made(path: Path, folder: Path, out: Path) -> bool:

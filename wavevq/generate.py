@@ -93,7 +93,8 @@ def sample(
 def drawn_speakers(run: Run, count: int, seed: int) -> list[str]:
     """A speaker for each clip, by the seed."""
     draws = uniform(derived(seed, VOICES), range(count), 1)[:, 0]
-    return [run.speakers[int(u * len(run.speakers))] for u in draws.tolist()]
+    known = run.trained_speakers
+    return [known[int(u * len(known))] for u in draws.tolist()]
 
 
 def page(run: Run, clips: Sequence[Sampled], path: Path) -> Path:

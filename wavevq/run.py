@@ -21,6 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wavevq import voices
 from wavevq.audio import Recording, Signal, normalise, replacing
 from wavevq.build import build_model, build_prior
 from wavevq.codes_file import refuse_noncodes
@@ -49,9 +50,9 @@ TRAINED_ON = "trained-on"  # file in it: the fingerprint of the VQ-VAE's weights
 class Run:
     """A trained model and what belongs to it.
 
-    step: training steps that its weights have seen. sampler: what draws the samples. prior: of codes, with what draws
-    from it, or None where none has been trained. guiding: what draws codes with guidance, or None where the sampler
-    that was asked for cannot.
+    speakers: in the order of their labels, those that it was trained on, then the ``enrolled``. step: training steps
+    that its weights have seen. sampler: what draws the samples. prior: of codes, with what draws from it, or None where
+    none has been trained. guiding: what draws codes with guidance, or None where the sampler that was asked for cannot.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Run:
     sampler: Sampler
     prior: tuple[Prior, Sampler] | None = None
     guiding: OneByOne | None = None
+    enrolled: tuple[str, ...] = ()
 
     @property
     def rate(self) -> int:
@@ -74,6 +76,11 @@ class Run:
             kind = self.recipe.model.bottleneck.kind
             raise WavevqError(f"{self.folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
         return self.model.bottleneck.codes
+
+    @property
+    def trained_speakers(self) -> tuple[str, ...]:
+        """Those that the model was trained on."""
+        return self.speakers[: len(self.speakers) - len(self.enrolled)]
 
     @property
     def device(self) -> torch.device:
@@ -153,13 +160,16 @@ class Run:
         """
         check_sampling(seed, temperature, top_p)
         prior, sampler = self.trained_prior()
-        if None in speakers and prior.labels and not prior.drop:
-            raise WavevqError(f"{self.folder}: its prior was never trained without a speaker; name one")
-        known = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
+        labels = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
+        known = [min(label, prior.nobody) for label in labels]  # the codes of an enrolled speaker are nobody's
+        if prior.nobody in known and prior.labels and not prior.drop:
+            heard = ", ".join(self.trained_speakers)
+            raise WavevqError(f"{self.folder}: its prior was never trained without a speaker; name one of {heard}")
         if guidance != 1:
             sampler = self.guided(guidance)
-            if None in speakers:
-                raise WavevqError(f"guidance {guidance:g}: wants a speaker for every clip, to guide it to")
+            if prior.nobody in known:
+                heard = ", ".join(self.trained_speakers)
+                raise WavevqError(f"guidance {guidance:g}: wants a speaker for every clip, to guide it to, of {heard}")
         label = torch.tensor(known, device=self.device)
         noise = uniform(derived(seed, CODES), range(len(speakers)), frames).to(self.device)
         prefix = None
@@ -306,11 +316,13 @@ def load_run(
     device: str | torch.device | None = None,
     sampler: Backend = "auto",
     precision: Precision = "bfloat16",
+    enrolled: bool = True,
 ) -> Run:
     """The run in a folder, or of that name under ``runs/``; None as ``find_run``. Averaged weights, on ``device``.
 
     device: by default a GPU where there is one, unless the sampler asked for is ``cpu``. sampler and precision: as in
-    ``sampling.choose``. Raises WavevqError for a folder that is no run or is damaged, and a sampler that cannot run.
+    ``sampling.choose``. enrolled: with the speakers that were enrolled after training. Raises WavevqError for a folder
+    that is no run or is damaged, one of those speakers' files included, and a sampler that cannot run.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
@@ -324,13 +336,18 @@ def load_run(
     model = build_model(recipe, len(speakers))
     model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
     step = read_state(found[-1])["step"]
+    new: list[voices.Voice] = []
+    if enrolled:
+        new = voices.fitting(folder, speakers, fingerprint(found[-1]), model.decoder.speaker.embedding_dim)
+        model.decoder.add_speakers([voice.embedding for voice in new])
     learned = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
     prior = None
     if learned is not None:
         prior = learned.eval().to(device), chosen if isinstance(learned.network, WaveNet) else Cached()
     draws = prior[1] if prior else None
     guiding = draws if isinstance(draws, OneByOne) else Reference(precision) if sampler == "auto" else None
-    return Run(folder, recipe, speakers, model.eval().to(device), step, chosen, prior, guiding)
+    names = tuple(voice.name for voice in new)
+    return Run(folder, recipe, (*speakers, *names), model.eval().to(device), step, chosen, prior, guiding, names)
 
 
 def _load_prior(folder: Path, recipe: Recipe, speakers: int) -> Prior | None:

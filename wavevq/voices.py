@@ -1,0 +1,97 @@
+"""Speakers that a run has been given after its training: an embedding each, in ``speakers/NAME.safetensors`` beside it.
+
+An embedding belongs to the averaged weights that it was fitted to, whose fingerprint stands in its file, with where it
+comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wavevq.audio import make_folder, replacing
+from wavevq.errors import WavevqError
+
+FOLDER, SUFFIX = "speakers", ".safetensors"
+FORMAT = 1
+LONGEST_NAME = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """An enrolled speaker. embedding: float32 ``[S]``. weights: fingerprint of those it was fitted to.
+
+    about: where it comes from, as JSON holds it: clips, seconds, steps, bits a sample before and after.
+    """
+
+    name: str
+    embedding: Tensor
+    weights: str
+    about: Mapping[str, Any]
+
+
+def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> Path:
+    """The file of a new speaker of a run. Raises WavevqError for a name that cannot be, or is taken."""
+    if not re.fullmatch(r"[^\W_][\w.-]*", name) or len(name) > LONGEST_NAME:
+        raise WavevqError(
+            f"{name}: cannot be a speaker's name; allowed are up to {LONGEST_NAME} letters, digits, _, - and ., the "
+            "first a letter or digit"
+        )
+    if name in trained:
+        raise WavevqError(f"{name}: is a speaker that {folder} was trained on; take another name")
+    path = folder / FOLDER / f"{name}{SUFFIX}"
+    if path.exists() and not replace:
+        raise WavevqError(f"{name}: is enrolled already, in {path}; --replace replaces it")
+    return path
+
+
+def save(path: Path, voice: Voice) -> None:
+    """Whole or not at all."""
+    make_folder(path)
+    told = {"format": str(FORMAT), "weights": voice.weights, "about": json.dumps(dict(voice.about))}
+    with replacing(path) as partial:
+        save_file({"embedding": voice.embedding.detach().cpu().contiguous()}, partial, told)
+
+
+def load(path: Path) -> Voice:
+    """Raises WavevqError, with the path, for a file that cannot be read or is none of these."""
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+            if told.get("format") != str(FORMAT):
+                raise WavevqError(f"{path}: not a speaker's embedding of format {FORMAT}; delete it or enroll again")
+            return Voice(path.stem, file.get_tensor("embedding"), told["weights"], json.loads(told["about"]))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise WavevqError(f"{path}: not a speaker's embedding ({error}); delete it or enroll again") from None
+
+
+def enrolled(folder: Path) -> list[Voice]:
+    """The speakers enrolled in a run, by name. Raises WavevqError for a file that is damaged."""
+    return [load(path) for path in sorted((folder / FOLDER).glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
+
+
+def fitting(folder: Path, trained: Sequence[str], weights: str, width: int) -> list[Voice]:
+    """``enrolled``, of which each must fit a model of ``trained`` speakers, these weights and embeddings ``[width]``.
+
+    Raises WavevqError for the first that does not.
+    """
+    voices = enrolled(folder)
+    for voice in voices:
+        path = folder / FOLDER / f"{voice.name}{SUFFIX}"
+        if voice.weights != weights:
+            raise WavevqError(f"{path}: was fitted to other weights than the run has now; delete it or enroll again")
+        if voice.name in trained:
+            raise WavevqError(f"{path}: {voice.name} is a speaker that the run was trained on; delete it")
+        if voice.embedding.shape != (width,) or voice.embedding.dtype != torch.float32:
+            there = f"{voice.embedding.dtype} {list(voice.embedding.shape)}"
+            raise WavevqError(f"{path}: its embedding is {there}, the model's are torch.float32 [{width}]")
+    return voices
