@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import codebook, content, evidence, leakage, phonemes, reconstruction, samples, speaker
+from wavevq.evaluate import abx, codebook, content, evidence, leakage, phonemes, reconstruction, samples, speaker
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
@@ -16,5 +16,6 @@ METRICS: dict[str, Metric] = {
     "speaker_encoder": Metric(speaker.encoder_metric, ("resemblyzer",)),
     "leakage": Metric(leakage.metric),
     "phonemes": Metric(phonemes.metric),
+    "abx": Metric(abx.metric),
     "samples": Metric(samples.metric),
 }
