@@ -32,8 +32,8 @@ from wavevq.build import build_store
 from wavevq.data.store import Store
 from wavevq.demo import trained
 from wavevq.errors import WavevqError
-from wavevq.recipe import Recipe, load_recipe
-from wavevq.run import SUMMARY, Run
+from wavevq.recipe import Recipe, Schedule, load_recipe
+from wavevq.run import PRIOR, SUMMARY, Run
 from wavevq.train.log import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -176,12 +176,20 @@ def digest(recipe: Recipe) -> str:
 
 
 def seconds_of_steps(folder: Path, recipe: Recipe) -> float:
-    """What the training took without its validations, as its log says; a stop between two lines is not seen."""
-    plan, before, seconds = recipe.train, 0, 0.0
-    for line in read_metrics(folder, "train"):
-        audio = (line["step"] - before) * plan.batch * plan.crop / recipe.data.rate
-        seconds += audio / line["audio_seconds_per_second"]
-        before = line["step"]
+    """What the training took without its validations, as its logs say; a stop between two lines is not seen.
+
+    A prior of its own stage is a part of it.
+    """
+    stages: list[tuple[Path, Schedule, float]] = [(folder, recipe.train, recipe.data.rate)]
+    if recipe.prior and not recipe.prior.joint:
+        stages.append((folder / PRIOR, recipe.prior, recipe.data.rate / recipe.hop))
+    seconds = 0.0
+    for place, plan, rate in stages:
+        before = 0
+        for line in read_metrics(place, "train"):
+            audio = (line["step"] - before) * plan.batch * plan.crop / rate
+            seconds += audio / line["audio_seconds_per_second"]
+            before = line["step"]
     return seconds
 
 

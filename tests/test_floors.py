@@ -27,6 +27,7 @@ FLOORS = {
     "vqvae": 3,
     "decoders": 3,
     "prior": 3,
+    "joint": 3,
     "fixed": 4,
     "train": 4,
     "evaluate": 4,
@@ -48,6 +49,8 @@ LEVEL = {
     ("audio", "wavevq.errors."),
     ("recipe", "wavevq.errors."),
     ("vqvae", "wavevq.decoders."),
+    ("joint", "wavevq.vqvae."),
+    ("joint", "wavevq.prior."),
     ("evaluate", "wavevq.train.log."),
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -15,6 +15,7 @@ from wavevq.data.alignments import aligned
 from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, cache_folder, prepare
 from wavevq.decoders import WaveNetDecoder
+from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Plain, Variational
 from wavevq.nn.distributions import MuLawCategorical
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
@@ -63,9 +64,9 @@ def build_words(data: r.Data) -> Callable[[str], str] | None:
 
 
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
-    """The recipe's model with initial weights, a function of its seed."""
+    """The recipe's model with initial weights, a function of its seed; with the prior where both train together."""
     with seeded(recipe.seed):
-        return VqVae(
+        model = VqVae(
             build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
             build_bottleneck(recipe.model.bottleneck, recipe.hop, recipe.seed),
             build_decoder(recipe.model.decoder, recipe.model.bottleneck.dim, speakers),
@@ -73,6 +74,10 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
             jitter=recipe.model.jitter,
             seed=recipe.seed,
         )
+    if recipe.prior is None or recipe.prior.joint is None:
+        return model
+    joint = recipe.prior.joint
+    return JointVqVae(model, build_prior(recipe, recipe.prior, speakers), weight=joint.weight, tau=joint.tau)
 
 
 @contextmanager

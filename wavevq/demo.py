@@ -30,7 +30,7 @@ from wavevq.evaluate.likelihood import derangement, encode_all, fitted
 from wavevq.evaluate.probes import PhoneProbe, Score, SpeakerProbe
 from wavevq.evaluate.report import Report, Take, curve_figure, usage_figure
 from wavevq.recipe import Recipe, load_recipe
-from wavevq.run import RECIPE, SUMMARY, Run, load_run, read_recipe
+from wavevq.run import RECIPE, SUMMARY, Run, load_run, prior_folder, read_recipe
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import Interrupted
 
@@ -112,7 +112,8 @@ def trained(recipe: Recipe, folder: Path, console: Console) -> Run:
     """The finished run in ``folder``: as it is there, or carried on, or made."""
     if (folder / RECIPE).is_file() and read_recipe(folder) != recipe:
         raise WavevqError(f"{folder}: holds a run of another recipe; delete it or name another place with --out")
-    if (folder / SUMMARY).is_file():
+    last = prior_folder(folder, recipe) if recipe.prior else folder
+    if (last / SUMMARY).is_file():
         console.print(f"{folder}: already trained; delete it to train again", soft_wrap=True, highlight=False)
     else:
         console.print(

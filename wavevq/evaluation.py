@@ -28,7 +28,7 @@ from wavevq.evaluate.subject import Subject
 from wavevq.experiment import describe, encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
-from wavevq.run import CHECKPOINTS, PRIOR, RECIPE, Run
+from wavevq.run import CHECKPOINTS, RECIPE, Run, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
@@ -57,7 +57,7 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         run=run.folder.resolve().name,
         model=weights(run.folder / CHECKPOINTS),
-        prior=weights(run.folder / PRIOR / CHECKPOINTS) if run.prior else None,
+        prior=weights(prior_folder(run.folder, run.recipe) / CHECKPOINTS) if run.prior else None,
         data=recipe.data.kind,
         speakers=len(run.speakers),
         codes=subject.size,

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
@@ -21,13 +20,15 @@ from rich.console import Console
 from wavevq.audio import replacing
 from wavevq.build import build_model, build_prior, build_store
 from wavevq.data.batches import Crops, whole_clips
-from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
+from wavevq.data.codes import CodeCrops, Codes, ended, load_codes, save_codes
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store, cache_folder
 from wavevq.errors import WavevqError
+from wavevq.evaluate.joint import JointValidator
 from wavevq.evaluate.likelihood import encode_all
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
+from wavevq.joint import JointVqVae
 from wavevq.recipe import Prior, Recipe
 from wavevq.run import (
     CHECKPOINTS,
@@ -65,11 +66,14 @@ NAMED = 5  # recordings left out that are told by name
 def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
     """Train what a recipe says in a run folder, to its end: the VQ-VAE, then the prior, or one ``stage`` alone.
 
+    Or both at once, where the recipe says so (``prior.joint``).
     The prior alone wants a folder whose VQ-VAE is trained. Returns the folder. Raises WavevqError for a folder that is
     in use, exists (without ``resume``) or holds another recipe.
     """
     if stage == "prior" and recipe.prior is None:
         raise WavevqError("prior: missing; --stage prior trains what this section of the recipe says")
+    if stage and joint(recipe):
+        raise WavevqError(f"--stage {stage}: prior.joint trains VQ-VAE and prior together; leave it out")
     fabric = launch(recipe, console)
     folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
     refuse(recipe, folder, resume, stage)
@@ -97,7 +101,7 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
             console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
         if stage != "prior":
             _train(fabric, recipe, folder, resume, store, console)
-        if recipe.prior is not None and stage != "vqvae":
+        if recipe.prior is not None and stage != "vqvae" and not joint(recipe):
             _train_prior(fabric, recipe, recipe.prior, folder, store, console)
     return folder
 
@@ -106,8 +110,12 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: St
     batches = Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed)
     console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     module = build_model(recipe, len(store.speakers))
-    validator = Validator(module, store, recipe.evaluation, recipe.train.steps, recipe.seed)
-    fit(fabric, module, batches, recipe.train, folder, validator, console, resume)
+    known = store, recipe.evaluation, recipe.train.steps, recipe.seed
+    if isinstance(module, JointVqVae):
+        validator = JointValidator(module, *known)
+        fit(fabric, module, batches, recipe.train, folder, validator, console, resume, apart=module.prior)
+    else:
+        fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume)
     if fabric.is_global_zero:
         write_summary(folder)
 
@@ -136,6 +144,11 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, stor
         write_summary(place)
 
 
+def joint(recipe: Recipe) -> bool:
+    """Whether VQ-VAE and prior train together."""
+    return recipe.prior is not None and recipe.prior.joint is not None
+
+
 def encoded(model: VqVae, weights: Path, store: Store, split: Split) -> Codes:
     """The sequences of a split, from the cache where these weights have encoded this store before."""
     clips = store.split(split)
@@ -146,8 +159,7 @@ def encoded(model: VqVae, weights: Path, store: Store, split: Split) -> Codes:
         save_codes(path, [found[place].cpu().numpy() for place in range(len(clips))])
     end = model.bottleneck.codes
     assert end is not None, "the recipe's grammar sees to it"
-    speakers = {name: label for label, name in enumerate(store.speakers)}
-    return Codes([np.append(one, end) for one in load_codes(path)], [speakers[clip.speaker] for clip in clips])
+    return ended(load_codes(path), clips, store.speakers, end)
 
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
@@ -218,7 +230,7 @@ def newest_folder(recipe_path: str) -> Path:
 
 def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
     """Raises WavevqError where the recipe differs in what earlier steps have read."""
-    begun = bool(checkpoints(folder / PRIOR / CHECKPOINTS))
+    begun = bool(checkpoints(folder / PRIOR / CHECKPOINTS)) or joint(before) or joint(now)
     differing = _differences(before.model_dump(mode="json"), now.model_dump(mode="json"))
     lines = [
         f"{folder}: was begun with {'.'.join(path)} = {old!r}, the recipe now has {new!r}"

@@ -49,7 +49,7 @@ class Prior(nn.Module):
         return self.labels
 
     def logits(self, codes: Tensor, label: Tensor) -> Tensor:
-        """Teacher-forced logits ``[B, N, Q]`` of codes int64 ``[B, N]`` and labels int64 ``[B]``."""
+        """Teacher-forced logits ``[B, N, Q]`` of codes int64 ``[B, N]`` (or rows, as ``nll``) and labels ``[B]``."""
         cond = self.conditioning(label)
         if isinstance(self.network, WaveNet):
             return self.network(codes, cond)  # type: ignore[no-any-return]
@@ -63,22 +63,29 @@ class Prior(nn.Module):
     def nll(self, codes: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, float32, summed over the positions where ``mask`` is true.
 
-        codes: int64 ``[B, *grid]`` in [0, Q), mask: bool ``[B, *grid]``, label: int64 ``[B]``.
+        codes: int64 ``[B, *grid]`` in [0, Q), mask: bool ``[B, *grid]``, label: int64 ``[B]``. Or codes as one-hot
+        rows, float ``[B, *grid, Q]``: a gradient then passes through them, as targets and as inputs.
         """
-        flat = codes.flatten(1)
+        flat = codes.flatten(1, mask.ndim - 1)
         logits = self.logits(flat, label)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nats = F.cross_entropy(logits.transpose(1, 2), flat, reduction="none")
+        targets = flat.transpose(1, 2) if flat.is_floating_point() else flat
+        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         return (nats * mask.flatten(1)).sum(1)
 
-    def training_loss(self, batch: Batch) -> StepLoss:
-        """Nats a code, over all ranks; batch.cond: int64 ``[B]``, 1 where a row begins within its clip.
+    def taught(self, batch: Batch) -> Tensor:
+        """Mask bool ``[B, N]`` of the codes to learn from; batch.cond: int64 ``[B]``, 1 where a row begins mid-clip.
 
-        Such a row's first code follows others that are not shown, and is not to be learned from.
+        Such a row's first code follows others that are not shown, and is there to be read only.
         """
         mask = valid(batch.lengths, batch.x.shape[1])
         assert batch.cond is not None
         mask[:, 0] &= batch.cond == 0
+        return mask
+
+    def training_loss(self, batch: Batch) -> StepLoss:
+        """Nats a code, over all ranks, of what is ``taught``; batch.x: codes as ``nll`` takes them."""
+        mask = self.taught(batch)
         noise = uniform(derived(self.seed, DROP), batch.index.tolist(), 1)[:, 0].to(batch.label.device)
         label = torch.where(noise < self.drop, self.nobody, batch.label)
         nats = self.nll(batch.x, label, mask).sum()

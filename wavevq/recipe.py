@@ -262,13 +262,36 @@ class TransformerPrior(Section):
         return self
 
 
-class Prior(Schedule):
-    """p(codes | speaker), trained on the codes of the finished VQ-VAE, an end class after each clip."""
+class Joint(Section):
+    """The prior's likelihood of the current codes as a part of the VQ-VAE's loss (wavevq/joint.py)."""
 
+    weight: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 1.0  # of the rate against the distortion
+    tau: Positive = 1.0  # of the softmax(-d^2 / tau) that its gradient takes; latents have variance 1
+
+
+def _shorthand(value: Any) -> Any:
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+class Prior(Schedule):
+    """p(codes | speaker), trained on the codes of the finished VQ-VAE, an end class after each clip.
+
+    Or together with it (``joint``, true for its defaults): the schedule is then that of ``train``, and none is given
+    here.
+    """
+
+    steps: Count = 0  # required, but in joint training
+    joint: Annotated[Joint | None, BeforeValidator(_shorthand)] = None
     network: Annotated[WaveNetPrior | TransformerPrior, Field(discriminator="kind")]
     crop: Count = 512  # codes
     speaker_dim: Whole = 64  # width of the speaker's embedding; 0: unconditional
     drop_speaker: Share = 0.1  # chance that an example is shown without its speaker, for sampling without one
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> Prior:
+        if not self.steps and not self.joint:
+            raise ValueError("steps is missing; only joint training goes by those of train")
+        return self
 
 
 class Evaluation(Section):
@@ -310,6 +333,22 @@ class Recipe(Section):
         if any(mistakes):
             raise ValueError("; ".join(filter(None, mistakes)))
         return self
+
+    @model_validator(mode="after")
+    def _joint_training_has_one_schedule(self) -> Recipe:
+        if self.prior is None or self.prior.joint is None:
+            return self
+        schedule = {key: getattr(self.train, key) for key in Schedule.model_fields} | {
+            "crop": self.train.crop // self.hop
+        }
+        if schedule["crop"] < 2:
+            raise ValueError(f"train.crop {self.train.crop} is one code; joint training wants two or more")
+        other = [
+            key for key in schedule if key in self.prior.model_fields_set and getattr(self.prior, key) != schedule[key]
+        ]
+        if other:
+            raise ValueError(f"prior.{', prior.'.join(other)}: joint training goes by the train section; leave it out")
+        return self.model_copy(update={"prior": self.prior.model_copy(update=schedule)})
 
 
 def _cut_frame(crop: int, hop: int) -> str | None:

@@ -27,6 +27,7 @@ from wavevq.build import build_model, build_prior
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
 from wavevq.errors import WavevqError
+from wavevq.joint import JointVqVae
 from wavevq.nn.encoders import valid
 from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import CODES, derived, uniform
@@ -339,23 +340,29 @@ def load_run(
     if enrolled:
         new = voices.fitting(folder, speakers, fingerprint(found[-1]), model.decoder.speaker.embedding_dim)
         model.decoder.add_speakers([voice.embedding for voice in new])
-    prior = _load_prior(folder, recipe, len(speakers), device, chosen)
+    learned = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
+    prior = None
+    if learned is not None:
+        prior = learned.eval().to(device), chosen if isinstance(learned.network, WaveNet) else Cached()
     draws = prior[1] if prior else None
     guiding = draws if isinstance(draws, OneByOne) else Reference(precision) if sampler == "auto" else None
     names = tuple(voice.name for voice in new)
     return Run(folder, recipe, (*speakers, *names), model.eval().to(device), step, chosen, prior, guiding, names)
 
 
-def _load_prior(
-    folder: Path, recipe: Recipe, speakers: int, device: str | torch.device, sampler: Sampler
-) -> tuple[Prior, Sampler] | None:
+def _load_prior(folder: Path, recipe: Recipe, speakers: int) -> Prior | None:
     found = checkpoints(folder / PRIOR / CHECKPOINTS)
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder)
     prior = build_prior(recipe, recipe.prior, speakers)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
-    return prior.eval().to(device), sampler if isinstance(prior.network, WaveNet) else Cached()
+    return prior
+
+
+def prior_folder(folder: Path, recipe: Recipe) -> Path:
+    """Where the prior's checkpoints, metrics and summary lie: beside the VQ-VAE's, or with them in joint training."""
+    return folder if recipe.prior is not None and recipe.prior.joint else folder / PRIOR
 
 
 def refuse_stale(folder: Path) -> None:

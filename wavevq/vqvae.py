@@ -47,7 +47,10 @@ class VqVae(nn.Module):
 
         index: int64 ``[B]``, the examples' global numbers where a VAE's latents shall be drawn; without, its means.
         """
-        z_e = self.encoder(x, lengths)
+        return self.quantize(self.encoder(x, lengths), lengths, index)
+
+    def quantize(self, z_e: Tensor, lengths: Tensor, index: Tensor | None = None) -> Latents:
+        """``encode`` of what the encoder has made of the signal, ``[B, F, D]``."""
         latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]), index)
         return latents
 
@@ -69,7 +72,10 @@ class VqVae(nn.Module):
 
         Divided by the valid samples of all ranks over the number of ranks, since DDP averages gradients.
         """
-        latents = self.encode(batch.x, batch.lengths, batch.index)
+        return self.loss_of(batch, self.encode(batch.x, batch.lengths, batch.index))
+
+    def loss_of(self, batch: Batch, latents: Latents) -> StepLoss:
+        """``training_loss``, given the batch's latents."""
         z = latents.z
         if self.jitter:
             frames = frames_of(batch.lengths, self.hop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import overload
 
@@ -84,11 +84,16 @@ class Crops(Windows):
         super().__init__([clip.length for clip in self.clips], crop, batch, store.rate, seed)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The examples of ``step`` that ``rank`` takes. x float32 ``[B, 1, crop]``, zeros after a shorter clip."""
+        """The examples of ``step`` that ``rank`` takes. x float32 ``[B, 1, crop]``, zeros after a shorter clip.
+
+        cond: int64 ``[B, 2]``, how many samples of the clip lie before and after the crop.
+        """
         places = self.places(step, rank, world)
         clips = [self.clips[one.clip] for one in places]
         audio = [self.store.audio(self.clips[one.clip], one.start, one.start + self.crop) for one in places]
-        return _batch(self.store, clips, audio, self.crop, [one.number for one in places])
+        around = [[p.start, max(0, c.length - p.start - self.crop)] for p, c in zip(places, clips, strict=True)]
+        made = _batch(self.store, clips, audio, self.crop, [one.number for one in places])
+        return replace(made, cond=torch.tensor(around))
 
 
 @dataclass(frozen=True, eq=False)

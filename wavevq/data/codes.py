@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
 from wavevq.data.batches import Windows
+from wavevq.data.store import StoredClip
 from wavevq.errors import WavevqError
 
 
@@ -31,6 +32,12 @@ class Codes:
         return _batch(
             [self.sequences[i] for i in members], [self.labels[i] for i in members], members, [0] * len(members)
         )
+
+
+def ended(rows: Sequence[NDArray[np.int64]], clips: Sequence[StoredClip], speakers: Sequence[str], end: int) -> Codes:
+    """The codes ``[n]`` of each clip with the class ``end`` after them."""
+    labels = {name: label for label, name in enumerate(speakers)}
+    return Codes([np.append(one, end) for one in rows], [labels[clip.speaker] for clip in clips])
 
 
 class CodeCrops(Windows):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavevq.nn.embedding import embedded
+
 BASE = 10_000.0  # of the rotary wavelengths
 
 
@@ -39,9 +41,13 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Teacher-forced logits ``[B, T, Q]``: position t sees ``x[:, :t]`` only.
 
-        x: int64 ``[B, T]`` in [0, Q); c: ``[B, cond_dim]``.
+        x: int64 ``[B, T]`` in [0, Q), or rows as ``embedded`` takes; c: ``[B, cond_dim]``.
         """
-        before = F.pad(x[:, :-1], (1, 0), value=self.classes)
+        if x.is_floating_point():
+            before = F.pad(x[:, :-1], (0, 1, 1, 0))
+            before[:, 0, self.classes] = 1
+        else:
+            before = F.pad(x[:, :-1], (1, 0), value=self.classes)
         return self.logits(before, c, self.start(0))
 
     def start(self, batch: int) -> Cache:
@@ -51,11 +57,11 @@ class Transformer(nn.Module):
         return Cache(list(empty), list(empty))
 
     def logits(self, before: Tensor, c: Tensor, cache: Cache) -> Tensor:
-        """Logits ``[B, T, Q]`` of the positions whose inputs are ``before`` ``[B, T]``, after those in the cache.
+        """Logits ``[B, T, Q]`` of the positions whose inputs are ``before``, ``[B, T]`` or rows, after the cache's.
 
         The cache grows by them where it is of B streams.
         """
-        h = self.embedding(before) + self.condition(c)[:, None]
+        h = embedded(before, self.embedding.weight) + self.condition(c)[:, None]
         for layer, block in enumerate(self.blocks):
             h = block(h, cache, layer)
         logits: Tensor = self.output(self.norm(h))

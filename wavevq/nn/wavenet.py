@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from wavevq.nn.embedding import embedded
+
 ROWS_A_BLOCK = 4096  # measured on CPU: a block's gate activations stay in L2; a GPU takes all rows at once
 
 
@@ -82,10 +84,10 @@ class WaveNet(nn.Module):
     def skips(self, x: Tensor, cond: Tensor) -> Tensor:
         """Teacher-forced sums of the skip outputs ``[B, T, S]``: position t sees ``x[:, :t]`` only.
 
-        x: int64 ``[B, T]`` in [0, Q). cond: ``[B, F, L, 2W]`` with T a multiple of F.
+        x: int64 ``[B, T]`` in [0, Q), or rows as ``embedded`` takes. cond: ``[B, F, L, 2W]`` with T a multiple of F.
         """
         # Nothing precedes the first sample: its input is the zero vector, as the zero padding before it.
-        inputs = F.pad(F.embedding(x[:, :-1], self.embedding), (0, 0, 1, 0))
+        inputs = F.pad(embedded(x[:, :-1], self.embedding), (0, 0, 1, 0))
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else inputs.dtype
         skips: Tensor = _ResidualStack.apply(  # type: ignore[no-untyped-call]
             inputs.transpose(0, 1).to(dtype),

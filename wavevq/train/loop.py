@@ -48,13 +48,16 @@ def fit(
     validate: Validate,
     console: Console,
     resume: bool,
+    apart: nn.Module | None = None,
 ) -> None:
     """Train ``module`` (``contracts.Trainable``) to ``plan.steps``, with checkpoints and logs in ``folder``.
 
+    apart: a part of it whose gradient's norm is clipped by itself, so that it does not shorten the others' steps.
     Raises WavevqError for a non-finite step, before it reaches the weights, and Interrupted after a Ctrl-C.
     """
     fabric.to_device(module)
-    optimizer = torch.optim.Adam(module.parameters(), lr=plan.learning_rate, fused=True)
+    groups = [{"params": part} for part in parts(module, apart)]
+    optimizer = torch.optim.Adam(groups, lr=plan.learning_rate, fused=True)
     state = TrainState(module, optimizer, Average(module, plan.average))
     if resume:
         load_newest(state, folder / "checkpoints", console)
@@ -75,7 +78,8 @@ def fit(
                     group["lr"] = plan.learning_rate * rate_factor(plan, state.step)
                 loss, metrics = model(vars(batch))
                 fabric.backward(loss)
-                norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+                norms = [nn.utils.clip_grad_norm_(group["params"], plan.clip) for group in optimizer.param_groups]
+                norm = torch.stack(norms).max()  # not a number where one of them is
                 refuse_nonfinite(state.step, loss, norm, folder / "checkpoints")
                 optimizer.step()
                 optimizer.zero_grad()
@@ -98,6 +102,14 @@ def fit(
     finally:
         if log:
             log.close()
+
+
+def parts(module: nn.Module, apart: nn.Module | None) -> list[list[nn.Parameter]]:
+    """The parameters of ``module``: those of its part ``apart`` by themselves, after the others."""
+    own = [] if apart is None else list(apart.parameters())
+    known = {id(parameter) for parameter in own}
+    rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
+    return [part for part in (rest, own) if part]
 
 
 class Step(nn.Module):
@@ -126,12 +138,12 @@ def rate_factor(plan: Schedule, step: int) -> float:
     return min(1.0, rise, fall)
 
 
-def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor | None, folder: Path) -> None:
+def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor, folder: Path) -> None:
     """Stop before the optimizer takes a step that would ruin the weights: every rank sees the same norm."""
-    if norm is None or not math.isfinite(norm.item()):
+    if not math.isfinite(norm.item()):
         saved = checkpoints(folder)
         raise WavevqError(
-            f"step {step}: the loss is {loss.item()} and the gradient's norm {None if norm is None else norm.item()}; "
+            f"step {step}: the loss is {loss.item()} and the gradient's norm {norm.item()}; "
             f"the last good checkpoint is {saved[-1] if saved else 'none yet'} (try a lower train.learning_rate)"
         )
 

@@ -1,0 +1,49 @@
+"""What a joint training of VQ-VAE and prior looks at while it trains."""
+
+from __future__ import annotations
+
+from wavevq.data.batches import whole_clips
+from wavevq.data.codes import Codes, ended
+from wavevq.data.corpora import Split
+from wavevq.data.store import Store
+from wavevq.evaluate.likelihood import encode_all
+from wavevq.evaluate.rate import PriorValidator
+from wavevq.evaluate.validation import Validator
+from wavevq.joint import JointVqVae
+from wavevq.recipe import Evaluation
+from wavevq.train.log import Validation
+from wavevq.vqvae import VqVae
+
+
+class JointValidator:
+    """Called by the training loop: the validations of both stages, on the codes of the moment.
+
+    The last pass encodes the whole corpus, the others ``plan.clips`` of training and validation each.
+    """
+
+    def __init__(self, model: JointVqVae, store: Store, plan: Evaluation, steps: int, seed: int) -> None:
+        self.model, self.store, self.plan, self.steps, self.seed = model, store, plan, steps, seed
+        self.signal = Validator(model, store, plan, steps, seed)
+
+    def __call__(self, step: int) -> Validation:
+        limit = None if step == self.steps else self.plan.clips
+        signal = self.signal(step)
+        training, held_out = (
+            codes_of(self.model, self.store, split, self.plan.batch, limit) for split in ("train", "val")
+        )
+        prior = PriorValidator(self.model.prior, training, held_out, self.plan, self.seed)(step)
+        # Both know a wrong speaker; how many clips and codes there are has been said.
+        scalars = {key: value for key, value in prior.scalars.items() if key not in signal.scalars}
+        if "wrong_speaker_gap" in prior.scalars:
+            scalars["prior_wrong_speaker_gap"] = prior.scalars["wrong_speaker_gap"]
+        return Validation(signal.scalars | scalars, signal.figures, signal.clips, signal.warnings + prior.warnings)
+
+
+def codes_of(model: VqVae, store: Store, split: Split, batch: int, limit: int | None = None) -> Codes:
+    """The sequences of a split as the prior knows them, of ``limit`` clips at most; batch: clips encoded together."""
+    end = model.bottleneck.codes
+    assert end is not None, "the recipe's grammar sees to it"
+    found = encode_all(model, whole_clips(store, split, batch, model.hop, limit))
+    clips = store.split(split)
+    rows = [found[place].cpu().numpy() for place in sorted(found)]
+    return ended(rows, [clips[place] for place in sorted(found)], store.speakers, end)
