@@ -25,14 +25,15 @@ RECIPE = "recipes/phonemes.yaml"
 
 
 def raw(rate: int, strides: list[int]) -> Cell:
-    return Cell(f"{rate} codes/s", (f"model.encoder.strides={strides}",), RECIPE)
+    """At ``rate`` codes a second: the strides multiply to 8000 / rate."""
+    return Cell(f"{rate} Hz", (f"model.encoder.strides={strides}",), RECIPE)
 
 
 def logmel(rate: int, strides: list[int]) -> Cell:
-    """Frames of 32 ms every 10 ms, or at the rate of the codes where that is higher."""
+    """Frames of 32 ms every 10 ms, then convolutions down to the rate."""
     section = f"kind: logmel, frame_hop: 80, frame_window: 256, bands: 40, strides: {strides}, window: 4"
     encoder = f"{{{section}, channels: 128, residual_blocks: 2}}"
-    return Cell(f"log-mel, {rate} codes/s", (f"model.encoder={encoder}",), RECIPE)
+    return Cell(f"log-mel {rate} Hz", (f"model.encoder={encoder}",), RECIPE)
 
 
 TABLES = {
