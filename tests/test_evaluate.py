@@ -283,7 +283,7 @@ def test_rate_and_distortion_add_up(subject: Subject) -> None:
         assert whole_sum <= best <= own
         assert found[f"gap, {prior} prior, a sample"] == pytest.approx(own - whole_sum)
     assert found["enumerated sequences"] == 40**2
-    assert found["enumerated signals"] == 2 * len(subject.speakers)
+    assert found["enumerated signals"] == len(subject.speakers)
 
 
 def test_without_a_prior_its_figures_say_so(subject: Subject) -> None:

@@ -308,7 +308,7 @@ class Evaluation(Section):
     # Of torchaudio, that listens where the vocabulary is open; its weights are fetched once
     recogniser: Literal["WAV2VEC2_ASR_BASE_960H", "WAV2VEC2_ASR_LARGE_960H", "HUBERT_ASR_LARGE"] | None = None
     enumerated: Count = 20_000  # sequences of codes at most that p(x) of a short signal is summed over
-    enumerated_clips: Count = 2  # such signals of each speaker
+    enumerated_clips: Count = 1  # such signals of each speaker
 
 
 class Recipe(Section):
