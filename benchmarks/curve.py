@@ -1,0 +1,89 @@
+"""What more training brings: every checkpoint that a run keeps before the judges of `wavevq evaluate`.
+
+python benchmarks/curve.py --run RUN [--set data.root=PATH] [--json FILE]; train with train.keep above the number of
+checkpoints, else the older ones are gone. --quick: of 60 clips in place of evaluation.judged.
+
+A row a checkpoint: the shares of sampled clips whose word is recognised, reconstructed and converted; of conversions
+heard as the target; held-out bits/sample where that step was validated. A straight line through their logits over
+log2 of the steps is carried on to AIM: `extrapolated` says at how many steps each would arrive, null where it does not
+rise. That is a guess about the same recipe trained for longer, whose learning rate falls later.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from common import options
+from rich.console import Console
+from rich.table import Table
+
+from wavevq.evaluation import evaluate
+from wavevq.run import CHECKPOINTS, RECIPE, SPEAKERS, find_run, load_run
+from wavevq.train.log import read_metrics
+from wavevq.train.state import checkpoints, read_state
+
+AIM = 0.8  # share
+SHARES = {
+    "words_reconstruction": ("content", "words, reconstruction"),
+    "words_conversion": ("content", "words, conversion"),
+    "target_conversion": ("speaker", "target, conversion"),
+}
+
+
+def main() -> None:
+    given = options(__doc__ or "", takes_run=True, takes_sets=True)
+    sets = (*given.sets, *(["evaluation.judged=60"] if given.quick else []))
+    folder = find_run(given.run)
+    validated = {line["step"]: line["bits_per_sample"] for line in read_metrics(folder, "validation")}
+    rows = []
+    for checkpoint in checkpoints(folder / CHECKPOINTS):
+        step = read_state(checkpoint)["step"]
+        rows.append({"step": step, **shares(folder, checkpoint, sets), "bits_per_sample": validated.get(step)})
+    found = {
+        "command": "python benchmarks/curve.py --run RUN --set data.root=PATH",
+        "aim": AIM,
+        "rows": rows,
+        "extrapolated": {name: arrival([(row["step"], row[name]) for row in rows]) for name in SHARES},
+    }
+    Console().print(table(rows), found["extrapolated"])
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def shares(folder: Path, checkpoint: Path, sets: tuple[str, ...]) -> dict[str, float]:
+    """SHARES of one checkpoint, in a run folder that has no other."""
+    with tempfile.TemporaryDirectory() as place:
+        alone = Path(place) / checkpoint.name
+        (alone / CHECKPOINTS).mkdir(parents=True)
+        for name in (RECIPE, SPEAKERS, f"{CHECKPOINTS}/{checkpoint.name}"):
+            (alone / name).symlink_to((folder / name).resolve())
+        run = replace(load_run(alone, "cpu"), prior=None)
+        record = evaluate(run, list(dict.fromkeys(metric for metric, _ in SHARES.values())), alone, sets, Console())
+    figures = {(section.metric, one.name): one.value for section in record.sections for one in section.figures}
+    return {name: value for name, where in SHARES.items() if (value := figures.get(where)) is not None}
+
+
+def arrival(curve: list[tuple[int, float]]) -> int | None:
+    """Steps at which a line through the logits of the shares over log2 of the steps meets AIM; None where it falls."""
+    if len(curve) < 2:
+        return None
+    steps, reached = np.array(curve).T
+    logits = np.log(np.clip(reached, 0.01, 0.99) / (1 - np.clip(reached, 0.01, 0.99)))
+    slope, start = np.polyfit(np.log2(steps), logits, 1)
+    return round(2 ** ((math.log(AIM / (1 - AIM)) - start) / slope)) if slope > 0 else None
+
+
+def table(rows: list[dict[str, float | None]]) -> Table:
+    made = Table(*rows[0])
+    for row in rows:
+        made.add_row(*("-" if value is None else f"{value:.4g}" for value in row.values()))
+    return made
+
+
+if __name__ == "__main__":
+    main()
