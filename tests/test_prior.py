@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,22 @@ def test_a_row_from_within_a_clip_does_not_teach_its_first_code(kind: str) -> No
     mask[:, 0] = False
     expected = made.nll(codes, torch.tensor([0, 1]), mask).sum() / 14
     torch.testing.assert_close(within, expected)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_an_unconditional_prior_takes_any_label_for_nobodys(kind: str) -> None:
+    made = Prior(network(kind), codes=K, labels=0, dim=DIM, drop=0.0, seed=0)
+    torch.nn.init.normal_(made.network.output.weight)
+    codes = torch.randint(K, (3, 8))
+    one = batch(codes)
+    assert one.label.tolist() == [0, 1, 2]
+    nobody = replace(one, label=torch.zeros(3, dtype=torch.int64))
+    assert torch.equal(made.training_loss(one).loss, made.training_loss(nobody).loss)
+    held_out = Codes([np.append(row, K) for row in codes.numpy()], [0, 1, 2])
+    found = measure(made.eval(), held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
+    assert (found.wrong_label_gap, found.unlabelled) == (None, None)
+    alike = made.sample(torch.tensor([0, 7]), uniform(0, [0], 30).expand(2, -1), sampler(made))
+    assert torch.equal(alike[0], alike[1])
 
 
 def test_labels_are_dropped_by_the_example_and_not_by_the_batch() -> None:
@@ -297,6 +314,17 @@ def test_stages_one_by_one_are_the_same_and_a_killed_one_goes_on(run: Path, tmp_
     assert two is not None
     for name, value in one[0].state_dict().items():
         assert torch.equal(value, two[0].state_dict()[name])
+
+
+def test_a_batch_that_the_processes_cannot_share_is_told_before_the_vq_vae_trains(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    two = SimpleNamespace(world_size=2, broadcast=lambda folder: folder)
+    monkeypatch.setattr(experiment, "launch", lambda recipe, console: two)
+    with pytest.raises(WavevqError, match=r"^prior\.batch 3 must be a multiple of the number of processes, 2$"):
+        experiment.train(load_recipe("tiny.yaml"), Path("shared"), False, Console(quiet=True))
+    assert not Path("shared").exists()
 
 
 def test_a_loaded_wavenet_prior_draws_by_the_fast_sampler(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

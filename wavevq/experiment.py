@@ -77,10 +77,11 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
     fabric = launch(recipe, console)
     folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
     refuse(recipe, folder, resume, stage)
-    if recipe.train.batch % fabric.world_size:
-        raise WavevqError(
-            f"train.batch {recipe.train.batch} must be a multiple of the number of processes, {fabric.world_size}"
-        )
+    for section, plan in (("train", recipe.train), ("prior", recipe.prior)):
+        if plan is not None and plan.batch % fabric.world_size:
+            raise WavevqError(
+                f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
+            )
     with fabric.rank_zero_first():
         store = build_store(recipe)
     if not store.split("val"):

@@ -160,7 +160,7 @@ class Run:
         """
         check_sampling(seed, temperature, top_p)
         prior, sampler = self.trained_prior()
-        labels = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
+        labels = [prior.nobody if name is None else self.speaker(name) for name in speakers]
         known = [min(label, prior.nobody) for label in labels]  # the codes of an enrolled speaker are nobody's
         if prior.nobody in known and prior.labels and not prior.drop:
             heard = ", ".join(self.trained_speakers)
