@@ -33,7 +33,7 @@ from wavevq.cli import main
 from wavevq.errors import WavevqError
 from wavevq.fixed import TOTAL, FixedPrior
 from wavevq.recipe import load_recipe
-from wavevq.run import CHECKPOINTS, PRIOR, Run, create, load_run
+from wavevq.run import CHECKPOINTS, PRIOR, Run, create, load_run, record_weights
 from wavevq.train.state import Average, TrainState
 
 SEQUENCES = {
@@ -173,6 +173,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         TrainState(module, torch.optim.Adam(module.parameters()), Average(module, 0.9)).save(place / "run" / name, 1)
+    record_weights(place / "run")
     return place / "run"
 
 

@@ -35,7 +35,7 @@ from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import CODES, derived, uniform
 from wavevq.prior import CODES_A_CALL, Prior
 from wavevq.recipe import load_recipe
-from wavevq.run import PRIOR, load_run
+from wavevq.run import PRIOR, TRAINED_ON, load_run
 from wavevq.sampling import choose
 from wavevq.sampling.cpu import Cpu
 from wavevq.sampling.reference import pick, rounded
@@ -421,11 +421,16 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
     next(value for value in tensors.values() if value.is_floating_point()).add_(0.01)
     save_file(tensors, weights)
-    words = r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another"
-    with pytest.raises(WavevqError, match=words):
-        load_run(other)
-    with pytest.raises(WavevqError, match=words):
-        experiment.train(load_recipe("tiny.yaml"), other, True, Console(quiet=True))
+    recipe = load_recipe("tiny.yaml")
+    for words in (
+        r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another",
+        r"other/prior: does not tell whose codes it has learned \(trained-on: no such file or directory\); delete it",
+    ):
+        with pytest.raises(WavevqError, match=words):
+            load_run(other)
+        with pytest.raises(WavevqError, match=words):
+            experiment.train(recipe, other, True, Console(quiet=True))
+        (other / PRIOR / TRAINED_ON).unlink(missing_ok=True)
     shutil.rmtree(other / PRIOR)
     experiment.train(load_recipe("tiny.yaml"), other, False, Console(quiet=True), "prior")
     one, two = load_run(run).prior, load_run(other).prior

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavevq import voices
-from wavevq.audio import Recording, Signal, normalise, replacing
+from wavevq.audio import Recording, Signal, make_folder, normalise, replacing
 from wavevq.build import build_model, build_prior
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
@@ -330,15 +330,13 @@ def load_run(
     folder = find_run(name)
     recipe = read_recipe(folder)
     speakers = read_speakers(folder)
-    found = checkpoints(folder / CHECKPOINTS)
-    if not found:
-        raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
+    newest = newest_checkpoint(folder)
     model = build_model(recipe, len(speakers))
-    model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
-    step = read_state(found[-1])["step"]
+    model.load_state_dict(read_tensors(newest / AVERAGE, model))
+    step = read_state(newest)["step"]
     new: list[voices.Voice] = []
     if enrolled:
-        new = voices.fitting(folder, speakers, fingerprint(found[-1]), model.decoder.speaker.embedding_dim)
+        new = voices.fitting(folder, speakers, fingerprint(newest), model.decoder.speaker.embedding_dim)
         model.decoder.add_speakers([voice.embedding for voice in new])
     learned = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
     prior = None
@@ -365,14 +363,35 @@ def prior_folder(folder: Path, recipe: Recipe) -> Path:
     return folder if recipe.prior is not None and recipe.prior.joint else folder / PRIOR
 
 
-def refuse_stale(folder: Path) -> None:
-    """Raises WavevqError where the prior has learned the codes of other weights than the VQ-VAE has now."""
+def newest_checkpoint(folder: Path) -> Path:
+    """Of a run's VQ-VAE. Raises WavevqError where there is none."""
+    found = checkpoints(folder / CHECKPOINTS)
+    if not found:
+        raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
+    return found[-1]
+
+
+def record_weights(folder: Path) -> None:
+    """Write down for ``refuse_stale`` whose codes the prior is about to learn: those of the VQ-VAE's newest weights."""
     path = folder / PRIOR / TRAINED_ON
-    if path.is_file() and path.read_text().strip() != fingerprint(checkpoints(folder / CHECKPOINTS)[-1]):
+    make_folder(path)
+    with replacing(path) as partial:
+        partial.write_text(fingerprint(newest_checkpoint(folder)) + "\n")
+
+
+def refuse_stale(folder: Path) -> None:
+    """Raises WavevqError unless the prior is known to have learned the codes of the weights that the VQ-VAE has now."""
+    place = folder / PRIOR
+    again = "delete it, and train another with --stage prior"
+    try:
+        recorded = (place / TRAINED_ON).read_bytes()
+    except OSError as error:
         raise WavevqError(
-            f"{folder / PRIOR}: was trained on the codes of other weights than {folder} has now; delete it, and train "
-            "another with --stage prior"
-        )
+            f"{place}: does not tell whose codes it has learned ({TRAINED_ON}: "
+            f"{(error.strerror or str(error)).lower()}); {again}"
+        ) from None
+    if recorded.strip() != fingerprint(newest_checkpoint(folder)).encode():
+        raise WavevqError(f"{place}: was trained on the codes of other weights than {folder} has now; {again}")
 
 
 def find_run(name: str | Path | None) -> Path:
