@@ -439,11 +439,26 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(value, two[0].state_dict()[name]) for name, value in one[0].state_dict().items())
 
 
+def test_clips_do_not_depend_on_how_many_are_drawn_together(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_run(run)
+    whole = generate.sample(loaded, tmp_path / "whole", 5, 0.04, Console(quiet=True), seed=3)
+    monkeypatch.setattr(generate, "AT_ONCE", 2)
+    parts = generate.sample(loaded, tmp_path / "parts", 5, 0.04, Console(quiet=True), seed=3)
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.name, one.speaker) == (other.name, other.speaker)
+        np.testing.assert_array_equal(one.codes, other.codes)
+        np.testing.assert_array_equal(one.audio, other.audio)
+
+
 def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:
     words = ["sample", "--run", str(run), "--count", "3", "--seconds", "0.05", "--seed", "4"]
     for place in ("a", "b"):
         result = CliRunner().invoke(main, [*words, str(tmp_path / place)])
         assert result.exit_code == 0, result.stderr
+        drawn = generate.drawn_speakers(load_run(run), 3, 4)
+        assert f"speakers, drawn by the seed: {', '.join(drawn)}\n" in result.stderr
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["001.npy", "001.wav", "002.npy", "002.wav", "003.npy", "003.wav", "index.html"]
     for name in names:
@@ -451,9 +466,20 @@ def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*words, str(tmp_path / "a")])
     assert result.exit_code == 2
     assert "is there already" in result.stderr
-    result = CliRunner().invoke(main, [*words, "--speaker", "zoe", str(tmp_path / "c")])
+    for wrong, said in (
+        (["--speaker", "zoe"], "zoe: not a speaker"),
+        (["--seconds", "nan"], "seconds nan: must be from 0.001, a code, to 3600"),
+        (["--seconds", "inf"], "seconds inf: must be"),
+        (["--seconds", "1e-4"], "seconds 0.0001: must be"),
+        (["--seed", "-1"], "seed -1: must be from 0"),
+    ):
+        result = CliRunner().invoke(main, [*words, *wrong, str(tmp_path / "c")])
+        assert result.exit_code == 2
+        assert said in result.stderr.splitlines()[-1]
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, [*words, str(tmp_path / "file" / "c")])
     assert result.exit_code == 2
-    assert "zoe: not a speaker" in result.stderr
+    assert re.search(r"file/c: cannot be made \(not a directory\)$", result.stderr)
     primed = [*words, "--speaker", "ann", "--prime", "corpus/ann/ann_4.wav", str(tmp_path / "d")]
     assert CliRunner().invoke(main, primed).exit_code == 0
     own = load_run(run)

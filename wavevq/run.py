@@ -150,9 +150,12 @@ class Run:
         top_p: float = 1.0,
         prime: NDArray[np.integer[Any]] | None = None,
         guidance: float = 1.0,
+        streams: Sequence[int] | None = None,
         advance: Callable[[int], object] = lambda codes: None,
     ) -> list[NDArray[np.int64]]:
-        """New codes int64 ``[n]`` from the prior, n <= ``frames``; the i-th clip draws from stream i of ``seed``.
+        """New codes int64 ``[n]`` from the prior, n <= ``frames``.
+
+        The i-th clip draws from stream i of ``seed``, or its own of ``streams``, as it does alone.
 
         speakers: of each clip, None for nobody's in particular. prime: codes ``[P]`` that every clip goes on from, not
         returned. guidance: W of ``sampling.guidance``, 1 for none. advance: as ``Prior.sample``'s. Raises WavevqError
@@ -171,7 +174,7 @@ class Run:
                 heard = ", ".join(self.trained_speakers)
                 raise WavevqError(f"guidance {guidance:g}: wants a speaker for every clip, to guide it to, of {heard}")
         label = torch.tensor(known, device=self.device)
-        noise = uniform(derived(seed, CODES), range(len(speakers)), frames).to(self.device)
+        noise = uniform(derived(seed, CODES), streams or range(len(speakers)), frames).to(self.device)
         prefix = None
         if prime is not None:
             prefix = torch.from_numpy(self.check_codes(prime)).to(self.device).expand(len(speakers), -1)
