@@ -5,7 +5,8 @@ recipe with overrides; it is trained to its end in a run folder of its own, meas
 ``results/STUDY.json``. A cell that stands there already, of the same resolved recipe, is skipped; a training that was
 stopped goes on:
 
-    python benchmarks/STUDY.py [TABLE ...] [--list] [--out DIR] [--json FILE] [--threads N] [--set KEY=VALUE]
+    python benchmarks/STUDY.py [TABLE ...] [--list] [--root PATH] [--out DIR] [--json FILE] [--threads N]
+                               [--set KEY=VALUE]
 
 ``--set`` is for trying the script out, and asks for a ``--json`` of its own.
 """
@@ -69,14 +70,27 @@ class Study:
 
 @dataclass(frozen=True)
 class Options:
-    """tables: those asked for. out: where the run folders go. json: the file of results. more: of every recipe."""
+    """tables: those asked for. out: where the run folders go. json: the file of results.
+
+    root: the corpus's folder, where a recipe needs one. more: overrides of every recipe.
+    """
 
     tables: tuple[str, ...]
     out: Path
     json: Path
+    root: str | None
     more: tuple[str, ...]
     list: bool
     threads: int
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Of every recipe, the corpus's folder included."""
+        return (*((f"data.root={self.root}",) if self.root else ()), *self.more)
+
+    def public(self, word: str) -> str:
+        """A word of the command line without this machine's place of the corpus."""
+        return word.replace(self.root, "PATH") if self.root else word
 
 
 def validated(run: Run, store: Store) -> Figures:
@@ -114,6 +128,7 @@ def options(plan: Study, description: str) -> Options:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(plan.tables)}; by default all")
     parser.add_argument("--list", action="store_true", help="print what is there, train nothing")
     parser.add_argument("--out", type=Path, default=Path("runs") / plan.name, metavar="DIR", help="for the run folders")
+    parser.add_argument("--root", metavar="PATH", help="the corpus's folder, data.root, where a recipe needs one")
     kept = ROOT / "results" / f"{plan.name}.json"
     parser.add_argument("--json", type=Path, default=kept, metavar="FILE", help="the results, read and written")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe, for a try")
@@ -125,7 +140,7 @@ def options(plan: Study, description: str) -> Options:
         parser.error("--set: makes other cells than those of the results; name a file for them with --json")
     torch.set_num_threads(given.threads)
     tables = tuple(given.tables) or tuple(plan.tables)
-    return Options(tables, given.out, given.json, tuple(given.set), given.list, given.threads)
+    return Options(tables, given.out, given.json, given.root, tuple(given.set), given.list, given.threads)
 
 
 def finished(cell: Cell, given: Options) -> Record | None:
@@ -136,7 +151,7 @@ def finished(cell: Cell, given: Options) -> Record | None:
 
 def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Record:
     """Train and measure a cell, and keep its record."""
-    recipe = cell.resolved(given.more)
+    recipe = cell.resolved(given.overrides)
     given.out.mkdir(parents=True, exist_ok=True)
     run = trained(recipe, given.out / cell.name.replace(" ", "-"), console)
     record = {
@@ -148,7 +163,7 @@ def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Reco
         "seed": recipe.seed,
         "seconds_of_steps": round(seconds_of_steps(run.folder, recipe), 1),
         "hardware": f"{processor()}, {given.threads} threads",
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(given.public, sys.argv[1:])]),
         "date": datetime.now().date().isoformat(),
         "figures": measure(run, build_store(recipe)),
     }
@@ -170,8 +185,11 @@ def records_in(path: Path) -> dict[str, Record]:
 
 
 def digest(recipe: Recipe) -> str:
-    """Of what the recipe says, defaults left out: a key that the grammar gains leaves old results as they are."""
-    said = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    """Of what the recipe says but for the corpus's place.
+
+    Defaults are left out: a key that the grammar gains leaves old results as they are.
+    """
+    said = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True, exclude={"data": {"root"}}), sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 

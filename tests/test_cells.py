@@ -144,3 +144,18 @@ def test_the_collapse_labs_figures(
     drawn = plan.picture({f"{name} 2 layers": {"figures": figures} for name in plan.BOTTLENECKS})
     every = len(plan.BOTTLENECKS)
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
+
+
+def test_a_corpus_elsewhere_is_the_same_cell(
+    cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, small_corpus: Path
+) -> None:
+    made = command(cells, place, monkeypatch, "first", "--root", str(small_corpus))
+    assert made["2 steps"]["command"].endswith("first --root PATH")
+    assert str(small_corpus) not in (place / "found.json").read_text()
+    assert command(cells, place, monkeypatch, "--list", "first") == made
+
+
+def test_each_speaker_is_left_out_once(cells: Any) -> None:
+    plan = __import__("enroll")
+    for speaker in plan.SPEAKERS:
+        assert plan.cell(speaker).resolved().data.without == (speaker,)

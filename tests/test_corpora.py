@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from wavevq.build import build_listing
 from wavevq.data import corpora
 from wavevq.data.corpora import Listing
 from wavevq.data.download import download
 from wavevq.errors import WavevqError
+from wavevq.recipe import Data
 
 MakeAudio = Callable[..., Path]
 
@@ -393,3 +396,22 @@ def test_the_digit_of_a_recording(name: str, said: str) -> None:
 def test_a_name_that_tells_no_digit_is_refused() -> None:
     with pytest.raises(WavevqError, match="does not tell the digit"):
         corpora.digit("wav48/jackson/jackson.flac")
+
+
+def test_speakers_left_out_of_training(small_corpus: Path) -> None:
+    listing = corpora.folder(small_corpus, 0.3, 0)
+    assert corpora.without(listing, ()) == listing
+    left = corpora.without(listing, ["bob"])
+    assert {clip.split for clip in left.clips if clip.speaker == "bob"} == {"val_unseen"}
+    assert [c for c in left.clips if c.speaker == "ann"] == [c for c in listing.clips if c.speaker == "ann"]
+    assert (left.root, left.missing, left.about) == (listing.root, listing.missing, listing.about)
+    with pytest.raises(WavevqError, match=r"^data.without: zoe is not trained on; there are ann, bob$"):
+        corpora.without(listing, ["bob", "zoe"])
+    with pytest.raises(WavevqError, match="leaves nobody to train on"):
+        corpora.without(listing, ["bob", "ann"])
+
+
+def test_a_recipe_leaves_speakers_out(small_corpus: Path) -> None:
+    tree = {"kind": "folder", "root": str(small_corpus), "held_out": 0.3, "without": ["ann"]}
+    clips = build_listing(TypeAdapter(Data).validate_python(tree), 0).clips
+    assert {clip.speaker for clip in clips if clip.split != "val_unseen"} == {"bob"}

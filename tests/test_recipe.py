@@ -88,7 +88,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("train={}", "train.steps: missing"),
         (
             "data.microphone=mic1",
-            "data.microphone: unknown key; allowed are rate, trim_db, held_out, root, alignments, kind",
+            "data.microphone: unknown key; allowed are rate, trim_db, held_out, without, root, alignments,",
         ),
         ("sead=1", "sead: unknown key; allowed are seed, data, model, train, prior, evaluation"),
         ("evaluation.clip=1", "evaluation.clip: unknown key; allowed are clips, speakers, batch"),

@@ -28,7 +28,7 @@ from wavevq.vqvae import VqVae
 
 def build_listing(data: r.Data, seed: int) -> Listing:
     """The recordings of a corpus and their alignments. Raises WavevqError where there are none."""
-    listing = build_recordings(data, seed)
+    listing = corpora.without(build_recordings(data, seed), data.without)
     if isinstance(data, r.OnDisk) and data.alignments is not None:
         return aligned(listing, data.alignments)
     return listing

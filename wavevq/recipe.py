@@ -42,6 +42,7 @@ class Speech(Section):
     rate: Annotated[int, Number, Field(ge=1000, le=192_000)] = 16_000
     trim_db: Positive | None = None
     held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.05  # share of utterances, where the corpus has no val.txt
+    without: tuple[str, ...] = ()  # speakers kept out of training: their clips are val_unseen
 
 
 class OnDisk(Speech):

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -133,6 +133,17 @@ def digit(name: str) -> str:
     if not (found := re.fullmatch(pattern, path.stem)):
         raise WavevqError(f"{name}: its name does not tell the digit, as 7_jackson_32 and jackson_732 do")
     return found[1]
+
+
+def without(listing: Listing, speakers: Collection[str]) -> Listing:
+    """The listing with all clips of some speakers in val_unseen. Raises WavevqError for one that it does not know."""
+    trained = {clip.speaker for clip in listing.clips if clip.split == "train"}
+    if unknown := sorted(set(speakers) - trained):
+        raise WavevqError(f"data.without: {unknown[0]} is not trained on; there are {', '.join(sorted(trained))}")
+    if trained and trained <= set(speakers):
+        raise WavevqError(f"data.without: leaves nobody to train on; there are {', '.join(sorted(trained))}")
+    clips = (replace(clip, split="val_unseen") if clip.speaker in speakers else clip for clip in listing.clips)
+    return replace(listing, clips=tuple(clips))
 
 
 def speaker_info(base: Path) -> dict[str, str]:
