@@ -293,6 +293,25 @@ def test_a_recipe_trains_both_stages(run: Path) -> None:
     assert figures["bits_per_code"] < figures["uniform_bits"] + 1
 
 
+def test_info_tells_of_the_prior(run: Path, tmp_path: Path) -> None:
+    shown = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["info", str(run)]).stdout
+    wavenet = "wavenet, 2 layers, 4 channels" in shown
+    assert wavenet or "transformer, 1 layers, 8 channels, 2 heads" in shown
+    figures = yaml.safe_load((run / PRIOR / "summary.json").read_text())
+    for row in (
+        r"prior +\w+, .*, given the speaker or none *\n",
+        r"prior's training +step 6 of 6, finished; batch 3 x 20 codes",
+        r"prior's validation +after step 6",
+        rf"bits per code +{figures['bits_per_code']:.4g}",
+    ):
+        assert re.search(row, shown)
+    shutil.copytree(run, tmp_path / "begun")
+    shutil.rmtree(tmp_path / "begun" / PRIOR)
+    shown = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["info", str(tmp_path / "begun")]).stdout
+    assert "step 0 of 6, not finished; batch 3 x 20 codes" in shown
+    assert "bits per code" not in shown
+
+
 def test_stages_one_by_one_are_the_same_and_a_killed_one_goes_on(run: Path, tmp_path: Path) -> None:
     recipe = load_recipe("tiny.yaml")
     other = tmp_path / "other"
