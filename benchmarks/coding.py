@@ -40,14 +40,13 @@ def main() -> None:
     bits = dict.fromkeys(("float", "float_codes", "fixed", "payload", "file"), 0.0)
     seconds = {"encode": 0.0, "decode": 0.0}
     for codes, label in every:
-        asked = label if prior.labels else prior.nobody
         whole = torch.from_numpy(np.append(codes, prior.codes) if prior.ends else codes)[None]
         with torch.no_grad():
-            logits = prior.logits(whole, torch.tensor([asked]))[0].double()
+            logits = prior.logits(whole, torch.tensor([label]))[0].double()
         bits["float"] -= float(logits.log_softmax(1).gather(1, whole[0, :, None]).sum()) / math.log(2)
         given_one = logits[: len(codes), : prior.codes].log_softmax(1)
         bits["float_codes"] -= float(given_one.gather(1, whole[0, : len(codes), None]).sum()) / math.log(2)
-        state, before = packer.prior.start(asked), np.append(NOTHING, codes[:-1])
+        state, before = packer.prior.start(label), np.append(NOTHING, codes[:-1])
         for start in range(0, len(codes), CHUNK):
             part = slice(start, start + CHUNK)
             frequencies = packer.prior.frequencies(state, before[part])
@@ -57,7 +56,7 @@ def main() -> None:
         data = packer.pack(codes, run.speakers[label], len(codes) * run.recipe.hop)
         encoded = time.perf_counter()
         packed = packer.read(Job(io.BytesIO(data), io.BytesIO()))
-        decoded = wvq.decode(packed, packer.prior, asked, "file")
+        decoded = wvq.decode(packed, packer.prior, label, "file")
         seconds["decode"] += time.perf_counter() - encoded
         seconds["encode"] += encoded - started
         assert np.array_equal(decoded, codes)

@@ -95,7 +95,7 @@ def opened(packer: Packer, data: bytes) -> wvq.Codes:
     """The codes of a file, as decompress gets them."""
     job = Job(io.BytesIO(data), io.BytesIO())
     packed = packer.read(job)
-    return wvq.decode(packed, packer.prior, packer.label(packed.header.speaker), job.name)
+    return wvq.decode(packed, packer.prior, packer.run.speaker(packed.header.speaker), job.name)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from wavevq.cli import main
 from wavevq.errors import WavevqError
 from wavevq.fixed import TOTAL, FixedPrior
 from wavevq.recipe import load_recipe
-from wavevq.run import CHECKPOINTS, PRIOR, Run, create, load_run
+from wavevq.run import CHECKPOINTS, PRIOR, Run, create, load_run, record_weights
 from wavevq.train.state import Average, TrainState
 
 SEQUENCES = {
@@ -173,6 +173,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         TrainState(module, torch.optim.Adam(module.parameters()), Average(module, 0.9)).save(place / "run" / name, 1)
+    record_weights(place / "run")
     return place / "run"
 
 
@@ -283,6 +284,16 @@ def test_the_commands(run: Run, tmp_path: Path, make_audio: Callable[..., Path])
     said = wavevq("compress", tmp_path / "in", "--out", tmp_path / "small", "--speaker", "ann", *named)
     assert "bits/s" in said
     assert "compressed 2 files, 0.13 s of audio" in said
+    told = CliRunner().invoke(main, ["info", str(tmp_path / "small" / "1.wvq")]).stdout
+    for row in (
+        f"model +{compress.fingerprint(run).hex()}",
+        "speaker +ann",
+        "rate +8000 Hz",
+        r"duration +0\.080 s, 640 samples",
+        r"codes +80, \d+\.\d\d bits each",
+        rf"payload +\d+ of {(tmp_path / 'small' / '1.wvq').stat().st_size} bytes",
+    ):
+        assert re.search(row, told)
     wavevq("decompress", tmp_path / "small", "--out", tmp_path / "out", "--seed", "3", *named)
     wavevq("encode", tmp_path / "in" / "1.wav", tmp_path / "1.npy", *named)
     wavevq("decode", tmp_path / "1.npy", tmp_path / "1.wav", "--seed", "3", "--speaker", "ann", *named)
@@ -294,6 +305,8 @@ def test_the_commands(run: Run, tmp_path: Path, make_audio: Callable[..., Path])
         (["compress", tmp_path / "in" / "0.wav", tmp_path / "a.wvq", "--speaker", "zoe"], "zoe: not a speaker of"),
         (["compress", tmp_path / "in" / "0.wav", tmp_path / "a.wav", "--speaker", "ann"], r"suffix of .* \.wvq"),
         (["decompress", tmp_path / "1.npy", tmp_path / "a.wav"], r"1\.npy: not a \.wvq file"),
+        (["info", tmp_path / "small" / "1.wvq"], r"1\.wvq: no file of codes; --run goes with one"),
+        (["info", tmp_path / "none.wvq"], r"none\.wvq: no file of codes; --run goes with one"),
         (["decompress", tmp_path / "none.wvq", tmp_path / "a.wav"], r"none\.wvq: cannot be read \(no such file"),
     ):
         said = wavevq(*words, *named, error=2)
@@ -312,8 +325,7 @@ def test_a_run_without_a_prior(run: Run, packed: bytes, tmp_path: Path) -> None:
 def test_an_unconditional_prior_knows_one_label() -> None:
     made = prior("transformer", labels=0)
     fixed, some = FixedPrior(made), codes(30)
-    assert fixed.labels == 0
-    np.testing.assert_array_equal(
-        unpacked(wvq.pack(header(some), some, fixed, fixed.nobody), fixed, fixed.nobody), some
-    )
+    data = wvq.pack(header(some), some, fixed, fixed.nobody)
+    assert data == wvq.pack(header(some), some, fixed, 2)  # whoever speaks
+    np.testing.assert_array_equal(unpacked(data, fixed, 1), some)
     assert FixedPrior(prior("transformer")).nobody == LABELS

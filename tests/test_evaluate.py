@@ -67,12 +67,26 @@ def call(place: Path, *words: str) -> Result:
     return CliRunner().invoke(main, ["evaluate", "--run", str(place / "run"), *words])
 
 
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Result:
+    """What the command says of every metric; its files lie in the run's folder."""
+    result = call(place, "--set", f"data.root={place / 'corpus'}", "--set", "evaluation.judged=3")
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def only(monkeypatch: pytest.MonkeyPatch, **metrics: Metric) -> None:
+    """There are no metrics but the codebook and these."""
+    for name in METRICS.keys() - {"codebook"}:
+        monkeypatch.delitem(METRICS, name)
+    for name, metric in metrics.items():
+        monkeypatch.setitem(METRICS, name, metric)
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def test_every_metric_is_measured_and_written(place: Path, run: Run) -> None:
-    result = call(place, "--set", f"data.root={place / 'corpus'}", "--set", "evaluation.judged=3")
-    assert result.exit_code == 0, result.output
+def test_every_metric_is_measured_and_written(place: Path, run: Run, whole: Result) -> None:
     record = read_record(place / "run" / evaluation.FOLDER / evaluation.RECORD)
     assert [section.metric for section in record.sections] == list(METRICS)
     assert (record.run, record.data, record.split, record.clips) == ("run", "folder", "val", 4)
@@ -81,7 +95,7 @@ def test_every_metric_is_measured_and_written(place: Path, run: Run) -> None:
     assert str(place) not in record.command
     assert "data.root=PATH" in record.command
     for section in record.sections:
-        assert section.title in result.output
+        assert section.title in whole.output
         assert len({figure.name for figure in section.figures}) == len(section.figures)
     # The scoreboard's figures are there, but for those of words, which this corpus has not.
     wanted = {place for claim in CLAIMS for source in claim.sources if not source.study for place in source.places}
@@ -89,9 +103,9 @@ def test_every_metric_is_measured_and_written(place: Path, run: Run) -> None:
     assert {name.split(",")[0] for group, name in wanted - known if group != RUN} == {"words", "surely a word"}
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_page_stands_alone(place: Path) -> None:
-    assert call(place, "--output", str(place / "out")).exit_code == 0
-    page = (place / "out" / evaluation.PAGE).read_text()
+    page = (place / "run" / evaluation.FOLDER / evaluation.PAGE).read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources
     assert all(source.startswith("data:") for source in sources)
@@ -150,7 +164,7 @@ def needy(subject: Subject) -> Findings:
 
 
 def test_a_missing_package_is_a_row_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METRICS, "needy", Metric(needy, ("no_such_package",)))
+    only(monkeypatch, needy=Metric(needy, ("no_such_package",)))
     out = place / "needy"
     result = call(place, "--output", str(out))
     assert result.exit_code == 0
@@ -168,7 +182,7 @@ def test_what_this_corpus_cannot_tell_is_a_row_or_refused(place: Path, monkeypat
     def mute(subject: Subject) -> Findings:
         raise NotMeasured("not measured: the corpus has no phones")
 
-    monkeypatch.setitem(METRICS, "mute", Metric(mute))
+    only(monkeypatch, mute=Metric(mute))
     out = place / "mute"
     assert call(place, "--output", str(out)).exit_code == 0
     assert read_record(out / evaluation.RECORD).sections[-1].note == "not measured: the corpus has no phones"

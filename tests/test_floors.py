@@ -39,6 +39,7 @@ FLOORS = {
     "experiment": 7,
     "files": 7,
     "enroll": 8,
+    "about": 8,
     "generate": 8,
     "compress": 8,
     "demo": 8,

@@ -329,8 +329,11 @@ def test_its_run_is_one_like_any_other(place: Path, monkeypatch: pytest.MonkeyPa
         ["evaluate", "--run", "straight", "--only", "likelihood"],
         ["convert", "--run", "straight", "--speaker", "bob", "corpus/ann/ann_4.wav", "said.wav"],
     ):
-        result = CliRunner().invoke(main, words)
+        result = CliRunner(env={"COLUMNS": "160"}).invoke(main, words)
         assert result.exit_code == 0, result.stderr
+        if words[0] == "info":
+            assert "trained jointly, weight 1, tau 1" in result.stdout
+            assert "bits per code" in result.stdout
     assert (place / "drawn" / "002.wav").is_file()
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import CODES, derived, uniform
 from wavevq.prior import CODES_A_CALL, Prior
 from wavevq.recipe import load_recipe
-from wavevq.run import PRIOR, load_run
+from wavevq.run import PRIOR, TRAINED_ON, load_run
 from wavevq.sampling import choose
 from wavevq.sampling.cpu import Cpu
 from wavevq.sampling.reference import pick, rounded
@@ -135,6 +136,22 @@ def test_a_row_from_within_a_clip_does_not_teach_its_first_code(kind: str) -> No
     mask[:, 0] = False
     expected = made.nll(codes, torch.tensor([0, 1]), mask).sum() / 14
     torch.testing.assert_close(within, expected)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_an_unconditional_prior_takes_any_label_for_nobodys(kind: str) -> None:
+    made = Prior(network(kind), codes=K, labels=0, dim=DIM, drop=0.0, seed=0)
+    torch.nn.init.normal_(made.network.output.weight)
+    codes = torch.randint(K, (3, 8))
+    one = batch(codes)
+    assert one.label.tolist() == [0, 1, 2]
+    nobody = replace(one, label=torch.zeros(3, dtype=torch.int64))
+    assert torch.equal(made.training_loss(one).loss, made.training_loss(nobody).loss)
+    held_out = Codes([np.append(row, K) for row in codes.numpy()], [0, 1, 2])
+    found = measure(made.eval(), held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
+    assert (found.wrong_label_gap, found.unlabelled) == (None, None)
+    alike = made.sample(torch.tensor([0, 7]), uniform(0, [0], 30).expand(2, -1), sampler(made))
+    assert torch.equal(alike[0], alike[1])
 
 
 def test_labels_are_dropped_by_the_example_and_not_by_the_batch() -> None:
@@ -276,6 +293,25 @@ def test_a_recipe_trains_both_stages(run: Path) -> None:
     assert figures["bits_per_code"] < figures["uniform_bits"] + 1
 
 
+def test_info_tells_of_the_prior(run: Path, tmp_path: Path) -> None:
+    shown = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["info", str(run)]).stdout
+    wavenet = "wavenet, 2 layers, 4 channels" in shown
+    assert wavenet or "transformer, 1 layers, 8 channels, 2 heads" in shown
+    figures = yaml.safe_load((run / PRIOR / "summary.json").read_text())
+    for row in (
+        r"prior +\w+, .*, given the speaker or none *\n",
+        r"prior's training +step 6 of 6, finished; batch 3 x 20 codes",
+        r"prior's validation +after step 6",
+        rf"bits per code +{figures['bits_per_code']:.4g}",
+    ):
+        assert re.search(row, shown)
+    shutil.copytree(run, tmp_path / "begun")
+    shutil.rmtree(tmp_path / "begun" / PRIOR)
+    shown = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["info", str(tmp_path / "begun")]).stdout
+    assert "step 0 of 6, not finished; batch 3 x 20 codes" in shown
+    assert "bits per code" not in shown
+
+
 def test_stages_one_by_one_are_the_same_and_a_killed_one_goes_on(run: Path, tmp_path: Path) -> None:
     recipe = load_recipe("tiny.yaml")
     other = tmp_path / "other"
@@ -297,6 +333,17 @@ def test_stages_one_by_one_are_the_same_and_a_killed_one_goes_on(run: Path, tmp_
     assert two is not None
     for name, value in one[0].state_dict().items():
         assert torch.equal(value, two[0].state_dict()[name])
+
+
+def test_a_batch_that_the_processes_cannot_share_is_told_before_the_vq_vae_trains(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    two = SimpleNamespace(world_size=2, broadcast=lambda folder: folder)
+    monkeypatch.setattr(experiment, "launch", lambda recipe, console: two)
+    with pytest.raises(WavevqError, match=r"^prior\.batch 3 must be a multiple of the number of processes, 2$"):
+        experiment.train(load_recipe("tiny.yaml"), Path("shared"), False, Console(quiet=True))
+    assert not Path("shared").exists()
 
 
 def test_a_loaded_wavenet_prior_draws_by_the_fast_sampler(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,11 +440,16 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
     next(value for value in tensors.values() if value.is_floating_point()).add_(0.01)
     save_file(tensors, weights)
-    words = r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another"
-    with pytest.raises(WavevqError, match=words):
-        load_run(other)
-    with pytest.raises(WavevqError, match=words):
-        experiment.train(load_recipe("tiny.yaml"), other, True, Console(quiet=True))
+    recipe = load_recipe("tiny.yaml")
+    for words in (
+        r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another",
+        r"other/prior: does not tell whose codes it has learned \(trained-on: no such file or directory\); delete it",
+    ):
+        with pytest.raises(WavevqError, match=words):
+            load_run(other)
+        with pytest.raises(WavevqError, match=words):
+            experiment.train(recipe, other, True, Console(quiet=True))
+        (other / PRIOR / TRAINED_ON).unlink(missing_ok=True)
     shutil.rmtree(other / PRIOR)
     experiment.train(load_recipe("tiny.yaml"), other, False, Console(quiet=True), "prior")
     one, two = load_run(run).prior, load_run(other).prior
@@ -406,11 +458,26 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(value, two[0].state_dict()[name]) for name, value in one[0].state_dict().items())
 
 
+def test_clips_do_not_depend_on_how_many_are_drawn_together(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_run(run)
+    whole = generate.sample(loaded, tmp_path / "whole", 5, 0.04, Console(quiet=True), seed=3)
+    monkeypatch.setattr(generate, "AT_ONCE", 2)
+    parts = generate.sample(loaded, tmp_path / "parts", 5, 0.04, Console(quiet=True), seed=3)
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.name, one.speaker) == (other.name, other.speaker)
+        np.testing.assert_array_equal(one.codes, other.codes)
+        np.testing.assert_array_equal(one.audio, other.audio)
+
+
 def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:
     words = ["sample", "--run", str(run), "--count", "3", "--seconds", "0.05", "--seed", "4"]
     for place in ("a", "b"):
         result = CliRunner().invoke(main, [*words, str(tmp_path / place)])
         assert result.exit_code == 0, result.stderr
+        drawn = generate.drawn_speakers(load_run(run), 3, 4)
+        assert f"speakers, drawn by the seed: {', '.join(drawn)}\n" in result.stderr
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["001.npy", "001.wav", "002.npy", "002.wav", "003.npy", "003.wav", "index.html"]
     for name in names:
@@ -418,9 +485,20 @@ def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*words, str(tmp_path / "a")])
     assert result.exit_code == 2
     assert "is there already" in result.stderr
-    result = CliRunner().invoke(main, [*words, "--speaker", "zoe", str(tmp_path / "c")])
+    for wrong, said in (
+        (["--speaker", "zoe"], "zoe: not a speaker"),
+        (["--seconds", "nan"], "seconds nan: must be from 0.001, a code, to 3600"),
+        (["--seconds", "inf"], "seconds inf: must be"),
+        (["--seconds", "1e-4"], "seconds 0.0001: must be"),
+        (["--seed", "-1"], "seed -1: must be from 0"),
+    ):
+        result = CliRunner().invoke(main, [*words, *wrong, str(tmp_path / "c")])
+        assert result.exit_code == 2
+        assert said in result.stderr.splitlines()[-1]
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, [*words, str(tmp_path / "file" / "c")])
     assert result.exit_code == 2
-    assert "zoe: not a speaker" in result.stderr
+    assert re.search(r"file/c: cannot be made \(not a directory\)$", result.stderr)
     primed = [*words, "--speaker", "ann", "--prime", "corpus/ann/ann_4.wav", str(tmp_path / "d")]
     assert CliRunner().invoke(main, primed).exit_code == 0
     own = load_run(run)

@@ -93,6 +93,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("sead=1", "sead: unknown key; allowed are seed, data, model, train, prior, evaluation"),
         ("evaluation.clip=1", "evaluation.clip: unknown key; allowed are clips, speakers, batch"),
         ("data=3", "data: 3 is not allowed"),
+        ("prior={network: {kind: wavenet}, steps: 1, crop: 1}", "prior.crop: 1 is not allowed"),
         ("seed=-1", "seed: -1 is not allowed"),
         ("seed.x.y=1", "--set seed.x.y=1: seed is a value, not a section"),
         ("train.steps", "--set train.steps: must look like train.steps=200"),

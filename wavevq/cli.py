@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
@@ -19,10 +18,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from rich.console import Console
-    from rich.table import Table
 
     from wavevq.experiment import Stage
-    from wavevq.recipe import Recipe
     from wavevq.run import Run
     from wavevq.sampling import Backend, Precision
 
@@ -396,99 +393,27 @@ def _load(
 
 
 @main.command()
-@click.argument("what", metavar="RUN|CODES", required=False)
+@click.argument("what", metavar="RUN|FILE", required=False)
 @_run
 def info(what: str | None, run: str | None) -> None:
-    """Describe a run (by default the one that the other commands would take) or a file of codes.
+    """Describe a run (by default the one that the other commands would take), a file of codes, or a .wvq file.
 
     For codes, --run names the run whose rate and hop give their duration.
     """
-    if what is not None and (what == "-" or Path(what).is_file()):
-        table = _codes_table(what, run)
-    elif what is not None and run is not None:
+    from wavevq import about
+    from wavevq.files import PACKED
+
+    file = what is not None and (what == "-" or Path(what).is_file())
+    packed = file and Path(str(what)).suffix.lower() == PACKED
+    if what is not None and run is not None and (packed or not file):
         raise WavevqError(f"{what}: no file of codes; --run goes with one")
+    if packed:
+        table = about.of_packed(Path(str(what)))
+    elif what is not None and file:
+        table = about.of_codes(sys.stdin.buffer if what == "-" else what, what, run)
     else:
-        table = _run_table(what if what is not None else run)
+        table = about.of_run(what if what is not None else run)
     _console(stderr=False).print(table)
-
-
-def _run_table(name: str | None) -> Table:
-    from wavevq import voices
-    from wavevq.build import build_model
-    from wavevq.run import CHECKPOINTS, SUMMARY, find_run, read_recipe, read_speakers
-    from wavevq.train.log import read_metrics
-    from wavevq.train.state import checkpoints, read_state
-
-    folder = find_run(name)
-    recipe, speakers = read_recipe(folder), read_speakers(folder)
-    saved = checkpoints(folder / CHECKPOINTS)
-    step = read_state(saved[-1])["step"] if saved else 0
-    finished = "finished" if (folder / SUMMARY).is_file() else "not finished"
-    model, train = recipe.model, recipe.train
-    table = _table(str(folder))
-    table.add_row("data", f"{recipe.data.kind}, {recipe.data.rate} Hz")
-    table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
-    size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
-    table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
-    table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.layers} layers, {model.decoder.residual} channels")
-    _add_rate_rows(table, recipe)
-    table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
-    table.add_row("speakers", f"{len(speakers)}: {', '.join(speakers)}")
-    for voice in voices.enrolled(folder):
-        before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
-        told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
-        table.add_row("enrolled", f"{told}, {after:.3f} as itself")
-    table.add_row("training", f"step {step} of {train.steps}, {finished}; batch {train.batch} x {train.crop} samples")
-    for line in read_metrics(folder, "validation")[-1:]:
-        table.add_row("validation", f"after step {line['step']}")
-        for key, value in line.items():
-            if key not in ("step", "kind", "seconds"):
-                table.add_row(f"  {key.replace('_', ' ')}", f"{value:.4g}")
-    return table
-
-
-def _codes_table(path: str, run: str | None) -> Table:
-    from wavevq.codes_file import read_codes
-    from wavevq.run import find_run, read_recipe
-
-    codes = read_codes(sys.stdin.buffer if path == "-" else path, path)
-    table = _table(path)
-    table.add_row("shape", str(list(codes.shape)))
-    table.add_row("type", str(codes.dtype))
-    table.add_row("codes", f"{codes.min()} to {codes.max()}")
-    table.add_row("distinct codes", str(len(set(codes.tolist()))))
-    try:
-        folder = find_run(run)
-    except WavevqError:
-        if run is not None:
-            raise
-        return table  # no run, no duration
-    recipe = read_recipe(folder)
-    table.add_row("run", str(folder))
-    size = recipe.model.bottleneck.codes or 0
-    if codes.min() < 0 or codes.max() >= size:
-        table.add_row("", f"its codebook has {f'0 to {size - 1}' if size else 'no codes'}: these are not its codes")
-    else:
-        table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
-        _add_rate_rows(table, recipe)
-    return table
-
-
-def _add_rate_rows(table: Table, recipe: Recipe) -> None:
-    rate = recipe.data.rate / recipe.hop
-    table.add_row("hop", f"{recipe.hop} samples")
-    table.add_row("code rate", f"{rate:.4g} codes/s")
-    if recipe.model.bottleneck.codes:
-        table.add_row("bit rate", f"{rate * math.log2(recipe.model.bottleneck.codes):.4g} bits/s")
-
-
-def _table(title: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
 
 
 # --- the rest -----------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def decompress(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Conso
     with seconds_bar(total, console, "decoding") as advance:
         for job, one in packed:
             with told.errors(), told.timing():
-                label = packer.label(one.header.speaker)
+                label = run.speaker(one.header.speaker)
                 codes = wvq.decode(
                     one, packer.prior, label, job.name, lambda codes: advance(codes * run.recipe.hop / run.rate)
                 )
@@ -82,15 +82,10 @@ class Packer:
         self.prior = FixedPrior(run.trained_prior()[0])
         self.model = fingerprint(run)
 
-    def label(self, speaker: str) -> int:
-        """The prior's label of a speaker. Raises WavevqError for one that the model does not know."""
-        label = self.run.speaker(speaker)
-        return label if self.prior.labels else self.prior.nobody
-
     def pack(self, codes: wvq.Codes, speaker: str, samples: int) -> bytes:
         """The file of codes ``[F]`` whose audio is to be ``samples`` long."""
         header = wvq.Header(self.model, self.run.rate, samples, len(codes), speaker)
-        return wvq.pack(header, codes, self.prior, self.label(speaker))
+        return wvq.pack(header, codes, self.prior, self.run.speaker(speaker))
 
     def read(self, job: Job) -> wvq.Packed:
         """A file of this very model. Raises WavevqError for any other."""

@@ -28,7 +28,7 @@ from wavevq.evaluate.subject import Subject
 from wavevq.experiment import describe, encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
-from wavevq.run import CHECKPOINTS, RECIPE, Run, prior_folder
+from wavevq.run import CHECKPOINTS, RECIPE, Run, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
@@ -118,7 +118,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
         raise WavevqError(f"data: the corpus holds no clip of the split {split}, so there is nothing to measure on")
     console.print(describe(store), soft_wrap=True, highlight=False)
     console.print(f"measured: the split {split}; sampler: {run.sampler}", soft_wrap=True, highlight=False)
-    newest = checkpoints(run.folder / CHECKPOINTS)[-1] / AVERAGE
+    newest = newest_checkpoint(run.folder) / AVERAGE
 
     def draw(
         codes: Sequence[NDArray[np.int64]], speakers: Sequence[str], streams: Sequence[int], what: str

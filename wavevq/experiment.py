@@ -35,16 +35,17 @@ from wavevq.run import (
     PRIOR,
     RUNS,
     SUMMARY,
-    TRAINED_ON,
     create,
+    newest_checkpoint,
     read_recipe,
     read_speakers,
+    record_weights,
     refuse_stale,
     write_recipe,
 )
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
-from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_tensors
+from wavevq.train.state import AVERAGE, checkpoints, read_tensors
 from wavevq.vqvae import VqVae
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
@@ -77,10 +78,11 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
     fabric = launch(recipe, console)
     folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
     refuse(recipe, folder, resume, stage)
-    if recipe.train.batch % fabric.world_size:
-        raise WavevqError(
-            f"train.batch {recipe.train.batch} must be a multiple of the number of processes, {fabric.world_size}"
-        )
+    for section, plan in (("train", recipe.train), ("prior", recipe.prior)):
+        if plan is not None and plan.batch % fabric.world_size:
+            raise WavevqError(
+                f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
+            )
     with fabric.rank_zero_first():
         store = build_store(recipe)
     if not store.split("val"):
@@ -123,11 +125,11 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: St
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, store: Store, console: Console) -> None:
     place = folder / PRIOR
     begun = bool(checkpoints(place / CHECKPOINTS))
+    model = build_model(recipe, len(store.speakers))
+    weights = newest_checkpoint(folder) / AVERAGE
+    model.load_state_dict(read_tensors(weights, model))
     if begun:
         refuse_stale(folder)
-    model = build_model(recipe, len(store.speakers))
-    weights = checkpoints(folder / CHECKPOINTS)[-1] / AVERAGE
-    model.load_state_dict(read_tensors(weights, model))
     fabric.to_device(model.eval())
     with fabric.rank_zero_first():
         training, held_out = (encoded(model, weights, store, split) for split in ("train", "val"))
@@ -136,9 +138,7 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, stor
     prior = build_prior(recipe, plan, len(store.speakers))
     validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed)
     if fabric.is_global_zero and not begun:
-        place.mkdir(exist_ok=True)
-        with replacing(place / TRAINED_ON) as partial:
-            partial.write_text(fingerprint(weights.parent) + "\n")
+        record_weights(folder)
     fit(fabric, prior, batches, plan, place, validator, console, begun)
     if fabric.is_global_zero:
         write_summary(place)

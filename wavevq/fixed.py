@@ -446,7 +446,7 @@ class FixedPrior:
     """A prior whose probabilities are integers. Raises WavevqError for one whose sums cannot be proven exact."""
 
     def __init__(self, prior: Prior) -> None:
-        self.codes, self.nobody, self.labels = prior.codes, prior.nobody, prior.labels
+        self.codes, self.nobody = prior.codes, prior.nobody
         self.embedding = integers(prior.label.weight, ACTIVATION)
         bound = np.abs(self.embedding).max(0)
         if isinstance(prior.network, WaveNet):
@@ -455,8 +455,8 @@ class FixedPrior:
             self.network = FixedTransformer(prior.network, bound)
 
     def start(self, label: int) -> State:
-        """The state before the first code, under a label; ``nobody`` stands for none."""
-        return self.network.start(self.embedding[label])
+        """The state before the first code, under a label; one that the prior does not know is nobody's."""
+        return self.network.start(self.embedding[min(label, self.nobody)])
 
     def frequencies(self, state: State, before: NDArray[np.int64]) -> NDArray[np.int64]:
         """Frequencies ``[T, K]``, each at least 1, that sum to 2^TOTAL, of the codes at the next T <= CHUNK positions.

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from wavevq.audio import Recording, Signal
+from wavevq.audio import Recording, Signal, make_folder
 from wavevq.codes_file import write_codes
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Told, codes_bar, seconds_bar, write_audio
+from wavevq.files import CODES, Sampling, Told, codes_bar, seconds_bar, write_audio
 from wavevq.noise import VOICES, derived, uniform
 from wavevq.run import Run
 
 AT_ONCE = 32  # clips drawn together
+LONGEST = 3600  # seconds of a clip
 PAGE = "index.html"
 
 
@@ -47,43 +48,62 @@ def sample(
 ) -> list[Sampled]:
     """Draw ``count`` clips of at most ``seconds`` and write them below ``folder``: wav, codes and a page.
 
-    speaker: whose voice; None draws each clip's by the seed. prime: a recording that every clip goes on from. guidance:
-    W of ``sampling.guidance``; what then draws the codes is said. how: the keywords of ``Run.decode``. Raises
-    WavevqError for a folder that holds something.
+    speaker: whose voice; None draws each clip's by the seed, and says whose. prime: a recording that every clip goes on
+    from. guidance: W of ``sampling.guidance``; what then draws the codes is said. how: the keywords of ``Run.decode``.
+    Raises WavevqError, before any work, for a folder that holds something or cannot be made and for what cannot be had.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WavevqError(f"{folder}: is there already; name an empty folder or a new one")
-    frames = round(seconds * run.rate / run.recipe.hop)
-    if frames < 1:
-        raise WavevqError(f"seconds {seconds:g}: must hold a code, {run.recipe.hop / run.rate:g} s")
+    shortest = run.recipe.hop / run.rate
+    if not shortest <= seconds <= LONGEST:
+        raise WavevqError(f"seconds {seconds:g}: must be from {shortest:g}, a code, to {LONGEST}")
+    frames = round(seconds / shortest)
+    sampling = Sampling(**how)
+    if speaker is not None:
+        run.speaker(speaker)
+    run.trained_prior()
     given = None if prime is None else run.encode(prime)
     if guidance != 1:
         console.print(f"codes: {run.guided(guidance)}", soft_wrap=True, highlight=False)
     told = Told("sampled", "sampling", console)
-    speakers = drawn_speakers(run, count, how.get("seed", 0)) if speaker is None else [speaker] * count
+    speakers = [speaker] * count if speaker is not None else drawn_speakers(run, count, sampling.seed)
+    if speaker is None:
+        console.print(f"speakers, drawn by the seed: {', '.join(speakers)}", soft_wrap=True, highlight=False)
+    groups = [range(start, min(count, start + AT_ONCE)) for start in range(0, count, AT_ONCE)]
+    make_folder(folder / PAGE)  # what cannot be written is told before the work
+    codes: list[NDArray[np.int64]] = []
+    with told.timing(), codes_bar(count * frames, console) as advance:
+        for some in groups:
+            codes += run.sample_codes(
+                [speakers[i] for i in some],
+                frames,
+                prime=given,
+                guidance=guidance,
+                streams=some,
+                advance=advance,
+                **sampling.how,
+            )
+    if given is not None:
+        codes = [np.concatenate([given, one]) for one in codes]
     clips: list[Sampled] = []
-    with told.timing():
-        with codes_bar(count * frames, console) as advance:
-            every = run.sample_codes(speakers, frames, prime=given, guidance=guidance, advance=advance, **how)
-        codes = every if given is None else [np.concatenate([given, one]) for one in every]
-        with seconds_bar(sum(map(len, codes)) * run.recipe.hop / run.rate, console) as advance:
-            for start in range(0, count, AT_ONCE):
-                some = range(start, min(count, start + AT_ONCE))
+    with seconds_bar(sum(map(len, codes)) * shortest, console) as advance:
+        for some in groups:
+            with told.timing():
                 said = [i for i in some if len(codes[i])]  # one that ended at once has nothing to be decoded
                 audio = run.decode_batch(
                     [codes[i] for i in said],
                     [speakers[i] for i in said],
                     streams=said,
                     advance=lambda samples: advance(samples / run.rate),
-                    **how,
+                    **sampling.how,
                 )
-                signals = dict(zip(said, audio, strict=True))
-                nothing = np.zeros(0, np.float32)
-                clips += [Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, nothing)) for i in some]
-    for clip in clips:
-        write_audio(folder / f"{clip.name}.wav", clip.audio, run.rate)
-        write_codes(folder / f"{clip.name}{CODES}", clip.codes)
-        told.add(len(clip.audio) / run.rate)
+            signals = dict(zip(said, audio, strict=True))
+            for i in some:
+                clip = Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, np.zeros(0, np.float32)))
+                write_audio(folder / f"{clip.name}.wav", clip.audio, run.rate)
+                write_codes(folder / f"{clip.name}{CODES}", clip.codes)
+                told.add(len(clip.audio) / run.rate)
+                clips.append(clip)
     page(run, clips, folder / PAGE)
     told.end()
     console.print(f"written: {folder / PAGE}", soft_wrap=True, highlight=False)

@@ -56,8 +56,8 @@ class Prior(nn.Module):
         return self.network(codes, cond[:, 0])  # type: ignore[no-any-return]
 
     def conditioning(self, label: Tensor) -> Tensor:
-        """``[B, 1, ...]`` of labels int64 ``[B]``, as the network's sampler takes it."""
-        c: Tensor = self.label(label)[:, None]
+        """``[B, 1, ...]`` of labels int64 ``[B]``, as the network's sampler takes it; one not known is nobody's."""
+        c: Tensor = self.label(label.clamp(max=self.nobody))[:, None]
         return self.network.conditioning(c) if isinstance(self.network, WaveNet) else c
 
     def nll(self, codes: Tensor, label: Tensor, mask: Tensor) -> Tensor:

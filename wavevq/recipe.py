@@ -284,7 +284,7 @@ class Prior(Schedule):
     steps: Count = 0  # required, but in joint training
     joint: Annotated[Joint | None, BeforeValidator(_shorthand)] = None
     network: Annotated[WaveNetPrior | TransformerPrior, Field(discriminator="kind")]
-    crop: Count = 512  # codes
+    crop: Annotated[int, Number, Field(ge=2)] = 512  # codes; the first of a crop within its clip is only read
     speaker_dim: Whole = 64  # width of the speaker's embedding; 0: unconditional
     drop_speaker: Share = 0.1  # chance that an example is shown without its speaker, for sampling without one
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavevq import voices
-from wavevq.audio import Recording, Signal, normalise, replacing
+from wavevq.audio import Recording, Signal, make_folder, normalise, replacing
 from wavevq.build import build_model, build_prior
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
@@ -150,9 +150,12 @@ class Run:
         top_p: float = 1.0,
         prime: NDArray[np.integer[Any]] | None = None,
         guidance: float = 1.0,
+        streams: Sequence[int] | None = None,
         advance: Callable[[int], object] = lambda codes: None,
     ) -> list[NDArray[np.int64]]:
-        """New codes int64 ``[n]`` from the prior, n <= ``frames``; the i-th clip draws from stream i of ``seed``.
+        """New codes int64 ``[n]`` from the prior, n <= ``frames``.
+
+        The i-th clip draws from stream i of ``seed``, or its own of ``streams``, as it does alone.
 
         speakers: of each clip, None for nobody's in particular. prime: codes ``[P]`` that every clip goes on from, not
         returned. guidance: W of ``sampling.guidance``, 1 for none. advance: as ``Prior.sample``'s. Raises WavevqError
@@ -160,7 +163,7 @@ class Run:
         """
         check_sampling(seed, temperature, top_p)
         prior, sampler = self.trained_prior()
-        labels = [prior.nobody if name is None or not prior.labels else self.speaker(name) for name in speakers]
+        labels = [prior.nobody if name is None else self.speaker(name) for name in speakers]
         known = [min(label, prior.nobody) for label in labels]  # the codes of an enrolled speaker are nobody's
         if prior.nobody in known and prior.labels and not prior.drop:
             heard = ", ".join(self.trained_speakers)
@@ -171,7 +174,7 @@ class Run:
                 heard = ", ".join(self.trained_speakers)
                 raise WavevqError(f"guidance {guidance:g}: wants a speaker for every clip, to guide it to, of {heard}")
         label = torch.tensor(known, device=self.device)
-        noise = uniform(derived(seed, CODES), range(len(speakers)), frames).to(self.device)
+        noise = uniform(derived(seed, CODES), streams or range(len(speakers)), frames).to(self.device)
         prefix = None
         if prime is not None:
             prefix = torch.from_numpy(self.check_codes(prime)).to(self.device).expand(len(speakers), -1)
@@ -330,15 +333,13 @@ def load_run(
     folder = find_run(name)
     recipe = read_recipe(folder)
     speakers = read_speakers(folder)
-    found = checkpoints(folder / CHECKPOINTS)
-    if not found:
-        raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
+    newest = newest_checkpoint(folder)
     model = build_model(recipe, len(speakers))
-    model.load_state_dict(read_tensors(found[-1] / AVERAGE, model))
-    step = read_state(found[-1])["step"]
+    model.load_state_dict(read_tensors(newest / AVERAGE, model))
+    step = read_state(newest)["step"]
     new: list[voices.Voice] = []
     if enrolled:
-        new = voices.fitting(folder, speakers, fingerprint(found[-1]), model.decoder.speaker.embedding_dim)
+        new = voices.fitting(folder, speakers, fingerprint(newest), model.decoder.speaker.embedding_dim)
         model.decoder.add_speakers([voice.embedding for voice in new])
     learned = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
     prior = None
@@ -365,14 +366,35 @@ def prior_folder(folder: Path, recipe: Recipe) -> Path:
     return folder if recipe.prior is not None and recipe.prior.joint else folder / PRIOR
 
 
-def refuse_stale(folder: Path) -> None:
-    """Raises WavevqError where the prior has learned the codes of other weights than the VQ-VAE has now."""
+def newest_checkpoint(folder: Path) -> Path:
+    """Of a run's VQ-VAE. Raises WavevqError where there is none."""
+    found = checkpoints(folder / CHECKPOINTS)
+    if not found:
+        raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
+    return found[-1]
+
+
+def record_weights(folder: Path) -> None:
+    """Write down for ``refuse_stale`` whose codes the prior is about to learn: those of the VQ-VAE's newest weights."""
     path = folder / PRIOR / TRAINED_ON
-    if path.is_file() and path.read_text().strip() != fingerprint(checkpoints(folder / CHECKPOINTS)[-1]):
+    make_folder(path)
+    with replacing(path) as partial:
+        partial.write_text(fingerprint(newest_checkpoint(folder)) + "\n")
+
+
+def refuse_stale(folder: Path) -> None:
+    """Raises WavevqError unless the prior is known to have learned the codes of the weights that the VQ-VAE has now."""
+    place = folder / PRIOR
+    again = "delete it, and train another with --stage prior"
+    try:
+        recorded = (place / TRAINED_ON).read_bytes()
+    except OSError as error:
         raise WavevqError(
-            f"{folder / PRIOR}: was trained on the codes of other weights than {folder} has now; delete it, and train "
-            "another with --stage prior"
-        )
+            f"{place}: does not tell whose codes it has learned ({TRAINED_ON}: "
+            f"{(error.strerror or str(error)).lower()}); {again}"
+        ) from None
+    if recorded.strip() != fingerprint(newest_checkpoint(folder)).encode():
+        raise WavevqError(f"{place}: was trained on the codes of other weights than {folder} has now; {again}")
 
 
 def find_run(name: str | Path | None) -> Path:

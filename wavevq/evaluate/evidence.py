@@ -108,7 +108,7 @@ def prior_bits(prior: Prior | None, size: int, label: int, codes: Tensor) -> Ten
     device = next(prior.parameters()).device
     found = []
     for some in torch.split(codes.to(device), max(1, SAMPLES_AT_ONCE // codes.shape[1])):
-        labels = torch.full((len(some),), label if prior.labels else prior.nobody, device=device)
+        labels = torch.full((len(some),), label, device=device)
         found.append(prior.nll(some, labels, torch.ones_like(some, dtype=torch.bool)).double())
     return torch.cat(found).cpu() / math.log(2)
 

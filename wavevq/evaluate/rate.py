@@ -45,12 +45,12 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
     for start in range(0, len(every), batch):
         one = held_out.batch(every[start : start + batch]).to(device)
         mask = valid(one.lengths, one.x.shape[1])
-        own = one.label if prior.labels else torch.full_like(one.label, prior.nobody)
-        nats["own"] += prior.nll(one.x, own, mask).double().sum().item()
+        nats["own"] += prior.nll(one.x, one.label, mask).double().sum().item()
         for offset in wrong:
-            nats["wrong"] += prior.nll(one.x, (own + offset) % prior.labels, mask).double().sum().item() / len(wrong)
+            label = (one.label + offset) % prior.labels
+            nats["wrong"] += prior.nll(one.x, label, mask).double().sum().item() / len(wrong)
         if prior.drop:
-            nats["none"] += prior.nll(one.x, torch.full_like(own, prior.nobody), mask).double().sum().item()
+            nats["none"] += prior.nll(one.x, torch.full_like(one.label, prior.nobody), mask).double().sum().item()
     codes = sum(len(one) - end for one in held_out.sequences)
     bits = {name: value / codes / math.log(2) for name, value in nats.items()}
     share = (counts + 1).double() / (counts + 1).sum()

@@ -1,0 +1,127 @@
+"""What ``wavevq info`` tells of a run, a file of codes and a .wvq file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.table import Table
+
+from wavevq import recipe as r
+from wavevq import voices, wvq
+from wavevq.build import build_model
+from wavevq.codes_file import read_codes
+from wavevq.errors import WavevqError
+from wavevq.run import CHECKPOINTS, SUMMARY, find_run, prior_folder, read_recipe, read_speakers
+from wavevq.train.log import read_metrics
+from wavevq.train.state import checkpoints, read_state
+
+
+def of_run(name: str | None) -> Table:
+    """A run, trained or not, named as for ``find_run``. Raises WavevqError for one that is damaged."""
+    folder = find_run(name)
+    recipe, speakers = read_recipe(folder), read_speakers(folder)
+    model = recipe.model
+    table = _table(str(folder))
+    table.add_row("data", f"{recipe.data.kind}, {recipe.data.rate} Hz")
+    table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
+    size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
+    table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
+    table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.layers} layers, {model.decoder.residual} channels")
+    _add_rate_rows(table, recipe)
+    table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
+    table.add_row("speakers", f"{len(speakers)}: {', '.join(speakers)}")
+    for voice in voices.enrolled(folder):
+        before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
+        told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
+        table.add_row("enrolled", f"{told}, {after:.3f} as itself")
+    _add_training_rows(table, "", folder, recipe.train, "samples")
+    if recipe.prior is not None:
+        table.add_row("prior", _described(recipe.prior))
+        if not recipe.prior.joint:
+            _add_training_rows(table, "prior's ", prior_folder(folder, recipe), recipe.prior, "codes")
+    return table
+
+
+def _described(prior: r.Prior) -> str:
+    """Its network, what it is told, and how it is trained."""
+    match prior.network:
+        case r.WaveNetPrior(kind=kind, layers=layers, residual=width):
+            network = f"{kind}, {layers} layers, {width} channels"
+        case r.TransformerPrior(kind=kind, layers=layers, width=width, heads=heads):
+            network = f"{kind}, {layers} layers, {width} channels, {heads} heads"
+    told = "given the speaker" if prior.speaker_dim else "unconditional"
+    if prior.speaker_dim and prior.drop_speaker:
+        told += " or none"
+    joint = f"; trained jointly, weight {prior.joint.weight:g}, tau {prior.joint.tau:g}" if prior.joint else ""
+    return f"{network}, {told}{joint}"
+
+
+def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule, unit: str) -> None:
+    """How far a training has come and its last validation. folder: its checkpoints and metrics are in it."""
+    saved = checkpoints(folder / CHECKPOINTS)
+    step = read_state(saved[-1])["step"] if saved else 0
+    done = f"step {step} of {plan.steps}, {'finished' if (folder / SUMMARY).is_file() else 'not finished'}"
+    table.add_row(f"{whose}training", f"{done}; batch {plan.batch} x {plan.crop} {unit}")
+    for line in read_metrics(folder, "validation")[-1:]:
+        table.add_row(f"{whose}validation", f"after step {line['step']}")
+        for key, value in line.items():
+            if key not in ("step", "kind", "seconds"):
+                table.add_row(f"  {key.replace('_', ' ')}", f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+
+
+def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
+    """A .npy file or stream of codes; ``run`` gives their duration. Raises WavevqError where it holds none."""
+    codes = read_codes(source, name)
+    table = _table(name)
+    table.add_row("shape", str(list(codes.shape)))
+    table.add_row("type", str(codes.dtype))
+    table.add_row("codes", f"{codes.min()} to {codes.max()}")
+    table.add_row("distinct codes", str(len(set(codes.tolist()))))
+    try:
+        folder = find_run(run)
+    except WavevqError:
+        if run is not None:
+            raise
+        return table  # no run, no duration
+    recipe = read_recipe(folder)
+    table.add_row("run", str(folder))
+    size = recipe.model.bottleneck.codes or 0
+    if codes.min() < 0 or codes.max() >= size:
+        table.add_row("", f"its codebook has {f'0 to {size - 1}' if size else 'no codes'}: these are not its codes")
+    else:
+        table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
+        _add_rate_rows(table, recipe)
+    return table
+
+
+def of_packed(path: Path) -> Table:
+    """The header of a .wvq file, for which no model is needed. Raises WavevqError for one that is not whole."""
+    packed = wvq.read(path, str(path))
+    header = packed.header
+    bits, whole = 8 * len(packed.payload), 8 * (len(packed.front) + 2 * wvq.SUM.size)
+    table = _table(str(path))
+    table.add_row("format", f".wvq, version {wvq.VERSION}")
+    table.add_row("model", header.model.hex())
+    table.add_row("speaker", header.speaker)
+    table.add_row("rate", f"{header.rate} Hz")
+    table.add_row("duration", f"{header.samples / header.rate:.3f} s, {header.samples} samples" if header.rate else "-")
+    table.add_row("codes", f"{header.codes}, {bits / header.codes:.2f} bits each")
+    table.add_row("payload", f"{bits // 8} of {whole // 8} bytes")
+    return table
+
+
+def _add_rate_rows(table: Table, recipe: r.Recipe) -> None:
+    rate = recipe.data.rate / recipe.hop
+    table.add_row("hop", f"{recipe.hop} samples")
+    table.add_row("code rate", f"{rate:.4g} codes/s")
+    if recipe.model.bottleneck.codes:
+        table.add_row("bit rate", f"{rate * math.log2(recipe.model.bottleneck.codes):.4g} bits/s")
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
