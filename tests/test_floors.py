@@ -33,6 +33,7 @@ FLOORS = {
     "evaluate": 4,
     "build": 5,
     "voices": 5,
+    "paper": 5,
     "wvq": 5,
     "run": 6,
     "experiment": 7,
@@ -43,6 +44,7 @@ FLOORS = {
     "compress": 8,
     "demo": 8,
     "evaluation": 8,
+    "scoreboard": 8,
     "cli": 9,
 }
 # The only imports within a floor, each one way. What a validation found is told in the types that the log declares.

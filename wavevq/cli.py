@@ -350,6 +350,22 @@ def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ..
     evaluation.evaluate(trained, only, folder, overrides, console)
 
 
+@main.command()
+@click.argument("paths", nargs=-1, metavar="[FILES or FOLDERS...]")
+@click.option("--markdown", metavar="FILE", help="Also write the table there: a new file, or between a file's marks.")
+def scoreboard(paths: tuple[str, ...], markdown: str | None) -> None:
+    """The paper's numbers beside ours, from evaluations and the results of studies; by default the checkout's.
+
+    A folder stands for the .json files in it and in its evaluation/. The newest file with a figure counts.
+
+    \b
+    wavevq scoreboard runs/digits --markdown board.md
+    """
+    from wavevq import scoreboard as board
+
+    board.scoreboard([Path(path) for path in paths], Path(markdown) if markdown else None, _console(stderr=False))
+
+
 def _load(
     name: str | None,
     console: Console,
