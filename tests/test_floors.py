@@ -18,6 +18,7 @@ FLOORS = {
     "contracts": 0,
     "recipe": 0,
     "audio": 0,
+    "pixels": 0,
     "noise": 0,
     "distributed": 0,
     "codes_file": 1,
@@ -51,6 +52,8 @@ FLOORS = {
 LEVEL = {
     ("audio", "wavevq.errors."),
     ("recipe", "wavevq.errors."),
+    ("pixels", "wavevq.errors."),
+    ("pixels", "wavevq.audio."),
     ("vqvae", "wavevq.decoders."),
     ("joint", "wavevq.vqvae."),
     ("joint", "wavevq.prior."),

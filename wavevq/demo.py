@@ -228,7 +228,7 @@ def uncertainty(said: Sequence[Utterance]) -> str:
 def write_report(run: Run, store: Store, said: Sequence[Utterance], rows: Sequence[Row], folder: Path) -> Path:
     """The page: scores, sound, curves and codebook."""
     page = Report("wavevq: a demonstration")
-    page.text(f"{PLAIN}\n\n{uncertainty(said)} Trained for {run.step} steps; {experiment.describe(store)}.")
+    page.text(f"{PLAIN}\n\n{uncertainty(said)} Trained for {run.step} steps; {store.describe()}.")
     page.heading("What probes hear").scores([s for row in rows for s in (row.phones, row.target, row.source)])
     page.text(
         "Source and target are the voices of each conversion, for the other rows too. The originals have gone through "

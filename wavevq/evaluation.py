@@ -25,7 +25,7 @@ from wavevq.evaluate.metrics import METRICS
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
-from wavevq.experiment import describe, encoded
+from wavevq.experiment import encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
 from wavevq.run import CHECKPOINTS, RECIPE, Run, newest_checkpoint, prior_folder
@@ -116,7 +116,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
     split = recipe.evaluation.split
     if not store.split(split):
         raise WavevqError(f"data: the corpus holds no clip of the split {split}, so there is nothing to measure on")
-    console.print(describe(store), soft_wrap=True, highlight=False)
+    console.print(store.describe(), soft_wrap=True, highlight=False)
     console.print(f"measured: the split {split}; sampler: {run.sampler}", soft_wrap=True, highlight=False)
     newest = newest_checkpoint(run.folder) / AVERAGE
 
