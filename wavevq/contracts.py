@@ -121,3 +121,18 @@ class Sampler(Protocol):
         are spread over calls, to the last bit.
         """
         ...
+
+
+class GridSampler(Protocol):
+    """``Sampler`` of networks over a grid, whose values are all drawn in one call. ``str()`` says what it is."""
+
+    def __call__(
+        self, weights: Any, cond: Tensor, noise: Tensor, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
+        """Int64 classes ``[B, h, w, G]`` in [0, Q), on the device of ``cond``.
+
+        weights: the network (``wavevq.nn.pixelcnn.PixelCNN``). cond: ``[B, 1, 1, C]`` or ``[B, h, w, C]``. noise: float
+        ``[B, h, w, G]`` in [0, 1). temperature and top_p: as ``Sampler``'s. What is drawn for one row of the batch
+        depends on its own cond and noise alone, to the last bit.
+        """
+        ...

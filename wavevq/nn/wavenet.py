@@ -9,7 +9,6 @@ obvious twin.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from wavevq.nn.embedding import embedded
+from wavevq.nn.embedding import embedded, waves
 
 ROWS_A_BLOCK = 4096  # measured on CPU: a block's gate activations stay in L2; a GPU takes all rows at once
 
@@ -51,7 +50,7 @@ class WaveNet(nn.Module):
         self.classes = classes
         self.gate = gate
         self.dilations: tuple[int, ...] = tuple(1 << layer % cycle for layer in range(layers))
-        self.embedding = nn.Parameter(_waves(classes, residual))
+        self.embedding = nn.Parameter(waves(classes, residual))
         # taps[l, j] reads the input of layer l, (k - 1 - j) x dilation steps back: the last tap is the present.
         self.taps = nn.Parameter(torch.randn(layers, kernel, residual, 2 * gate) * (kernel * residual) ** -0.5)
         # The last layer's residual output would reach nothing, so it does not exist.
@@ -104,16 +103,6 @@ class WaveNet(nn.Module):
         """Logits ``[..., Q]`` of the summed skip outputs ``[..., S]``."""
         logits: Tensor = self.output(F.relu(self.hidden(F.relu(skips))))
         return logits
-
-
-def _waves(classes: int, width: int) -> Tensor:
-    """An initial embedding ``[Q, R]`` that knows the order of the classes: sines of Q's half to one fourth wavelengths.
-
-    Neighbouring classes begin alike, as neighbouring amplitudes are; independent rows would have to learn that.
-    """
-    frequency = torch.logspace(0, math.log10(classes / 4), width)
-    phase = torch.rand(width) * 2 * math.pi
-    return math.sqrt(2) * torch.sin(torch.linspace(-math.pi / 2, math.pi / 2, classes)[:, None] * frequency + phase)
 
 
 def plain_stack(
