@@ -25,6 +25,7 @@ from wavevq.recipe.model import (
     Pixels,
     SpectralEncoder,
     Vae,
+    Vimco,
     WaveformEncoder,
     WaveNetDecoder,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "TransformerPrior",
     "Vae",
     "Vctk",
+    "Vimco",
     "WaveNetDecoder",
     "WaveNetPrior",
     "WaveformEncoder",
