@@ -6,7 +6,21 @@ computed where they are needed and never typed into a recipe.
 
 from __future__ import annotations
 
-from wavevq.recipe.data import Data, Folder, Fsdd, LibriSpeech, OnDisk, Speech, Synthetic, Vctk
+from wavevq.recipe.data import (
+    Cifar10,
+    Data,
+    Folder,
+    Fsdd,
+    Images,
+    LibriSpeech,
+    OfImages,
+    OfSpeech,
+    OnDisk,
+    Pictures,
+    Speech,
+    Synthetic,
+    Vctk,
+)
 from wavevq.recipe.model import (
     Bottleneck,
     Codebook,
@@ -28,6 +42,7 @@ from wavevq.recipe.training import Evaluation, Joint, Prior, Schedule, Train, Tr
 
 __all__ = [
     "Bottleneck",
+    "Cifar10",
     "Codebook",
     "Continuous",
     "Data",
@@ -37,11 +52,15 @@ __all__ = [
     "Folder",
     "Fsdd",
     "GradientVq",
+    "Images",
     "Joint",
     "LibriSpeech",
     "Model",
     "NoBottleneck",
+    "OfImages",
+    "OfSpeech",
     "OnDisk",
+    "Pictures",
     "Prior",
     "Recipe",
     "Schedule",
