@@ -50,6 +50,10 @@ class Decoder(nn.Module, ABC):
         frames: Tensor | None = None,
     ) -> Tensor: ...
 
+    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
+        """x ``[B, C, *space]`` as the latents tell it: here one that is drawn; arguments as ``sample``'s."""
+        return self.sample(z, label, noise, sampler)
+
 
 class WaveNetDecoder(Decoder):
     """A WaveNet over mu-law classes, conditioned on latents and speaker (Van den Oord et al. 2017, section 4.3).
@@ -229,6 +233,10 @@ class ImageDecoder(Decoder):
             logits = self.distribution.table(parameters, values)
             values = torch.cat([values, pick(logits, noise[:, colour], temperature, top_p)[:, None]], dim=1)
         return self.distribution.decode(values)
+
+    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Sampler) -> Tensor:
+        """The expected image: nothing is drawn."""
+        return self.mean(z)
 
     @torch.no_grad()
     def mean(self, z: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.data import Data
+from wavevq.errors import WavevqError
+from wavevq.recipe.data import Data, OfSpeech, Pictures, Speech
 from wavevq.recipe.model import Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
@@ -24,8 +25,33 @@ class Recipe(Section):
 
     @property
     def hop(self) -> int:
-        """Samples a code."""
+        """Samples a code; of images, the pixels of its side."""
         return self.model.encoder.hop
+
+    @property
+    def speech(self) -> OfSpeech:
+        """The corpus. Raises WavevqError where it is none of speech."""
+        if isinstance(self.data, Speech):
+            return self.data
+        raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs speech")
+
+    @model_validator(mode="after")
+    def _images_are_taken_whole(self) -> Recipe:
+        """So a recipe of images says no crop: it is their height, and that of their codes."""
+        if not isinstance(self.data, Pictures):
+            return self
+        rows = self.data.size // self.hop
+        for name, plan, crop in (("train", self.train, self.data.size), ("prior", self.prior, rows)):
+            if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop:
+                raise ValueError(f"{name}.crop {plan.crop}: images are taken whole; leave it out")
+        if self.data.size % self.hop or rows < 2:
+            raise ValueError(
+                f"data.size {self.data.size} must be a multiple of the hop, {self.hop}, and at least twice as much"
+            )
+        if self.prior is not None and self.prior.joint is not None:
+            raise ValueError("prior.joint: joint training is for speech")
+        prior = self.prior and self.prior.model_copy(update={"crop": rows})
+        return self.model_copy(update={"train": self.train.model_copy(update={"crop": self.data.size}), "prior": prior})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
