@@ -220,7 +220,7 @@ class ImageDecoder(Decoder):
         top_p: float = 1.0,
         frames: Tensor | None = None,
     ) -> Tensor:
-        """x float32 ``[B, C, H, W]``, drawn with uniform noise ``[B, C, H, W]``, a pixel by itself: no sampler is needed.
+        """x float32 ``[B, C, H, W]``, drawn with uniform noise ``[B, C, H, W]``; no sampler is needed.
 
         Images come one after the other, so one's pixels depend neither on the others nor on their number.
         """

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wavevq import pixels
 from wavevq.audio import mu_law_decode, mu_law_encode
 
 LEAST_LOG_SCALE = -7.0  # of [-1, 1]: a ninth of a value of 8 bits; finer ones gain nothing, and overflow
-HALF = 1 / 255  # of the distance between two values of 8 bits in [-1, 1]
+REACH = 0.5 / pixels.HALF  # of a value's interval in [-1, 1], to each side
 
 
 class Classes(Protocol):
@@ -70,7 +71,7 @@ class Pixels(ABC):
 
     @property
     def classes(self) -> int:
-        return 256
+        return pixels.VALUES
 
     @property
     @abstractmethod
@@ -79,11 +80,11 @@ class Pixels(ABC):
 
     def encode(self, x: Tensor) -> Tensor:
         """8-bit values int64 of a signal in [-1, 1], any shape."""
-        return ((x + 1) * 127.5).round().clamp(0, 255).long()
+        return pixels.values(x)
 
     def decode(self, classes: Tensor) -> Tensor:
         """The signal float32 in [-1, 1] of 8-bit values, any shape."""
-        return classes / 127.5 - 1
+        return _signal(classes, torch.float32)
 
     @abstractmethod
     def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class Pixels(ABC):
 
     @abstractmethod
     def table(self, parameters: Tensor, before: Tensor) -> Tensor:
-        """Log-probabilities ``[B, H, W, 256]`` of the colour after those of ``before``, int64 ``[B, c, H, W]``, c < C."""
+        """Log-probabilities ``[B, H, W, 256]`` of the colour that follows ``before``, int64 ``[B, c, H, W]``, c < C."""
 
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
@@ -116,12 +117,14 @@ class Categorical(Pixels):
         return F.cross_entropy(self._split(parameters).transpose(1, 2), values, reduction="none").sum(1)
 
     def table(self, parameters: Tensor, before: Tensor) -> Tensor:
-        return self._split(parameters)[:, before.shape[1]].movedim(1, -1).log_softmax(-1)
+        logs: Tensor = self._split(parameters)[:, before.shape[1]].movedim(1, -1).log_softmax(-1)
+        return logs
 
     def mean(self, parameters: Tensor) -> Tensor:
         shares = self._split(parameters).softmax(2)
-        signal = self.decode(torch.arange(self.classes, device=shares.device)).to(shares.dtype)
-        return torch.tensordot(shares.movedim(2, -1), signal, dims=1)
+        signal = _signal(torch.arange(self.classes, device=shares.device), shares.dtype)
+        expected: Tensor = torch.tensordot(shares.movedim(2, -1), signal, dims=1)
+        return expected
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,17 @@ class Gaussian(Pixels):
         flipped = lower > 0
         low, high = torch.where(flipped, -upper, lower), torch.where(flipped, -lower, upper)
         of_high = torch.special.log_ndtr(high)
-        logs = of_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - of_high))
-        return logs.to(parameters.dtype)
+        logs: Tensor = of_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - of_high))
+        return logs.float() if parameters.dtype != torch.float64 else logs
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return self._split(parameters)[:, :, 0].clamp(-1, 1)
+        means: Tensor = self._split(parameters)[:, :, 0]
+        return means.clamp(-1, 1)
 
     def _values(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation ``[B, C, H, W]``, in 8-bit values."""
         mean, log_scale = self._split(parameters).unbind(2)
-        return (mean + 1) * 127.5, log_scale.clamp(min=LEAST_LOG_SCALE) + math.log(127.5)
+        return (mean + 1) * pixels.HALF, log_scale.clamp(min=LEAST_LOG_SCALE) + math.log(pixels.HALF)
 
 
 @dataclass(frozen=True)
@@ -215,10 +219,11 @@ class Logistics(Pixels):
         pairs = c * (c - 1) // 2
         wide = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
         weights, means, log_scales, slopes = (
-            of.unflatten(1, (-1, m)) for of in torch.split(wide, [m, m * c, m * c, m * pairs], dim=1)
+            of.reshape(len(of), -1, m, *of.shape[2:]) for of in torch.split(wide, [m, m * c, m * c, m * pairs], dim=1)
         )
         slopes = torch.tanh(slopes)
-        known = list((means.clamp(-1, 1) if values is None else self.decode(values)[:, :, None]).unbind(1))
+        given = means.clamp(-1, 1) if values is None else _signal(values, wide.dtype)[:, :, None]
+        known = list(given.unbind(1))
         through = list(means.unbind(1))
         for colour in range(1, c):
             for earlier in range(min(colour, len(known))):
@@ -236,9 +241,14 @@ def log_interval(values: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
     cancel, however small the integral is. At an edge only the factor that is left of it stays.
     """
     inverse = torch.exp(-log_scales)
-    centred = values / 127.5 - 1 - means
-    below = F.softplus((centred - HALF) * inverse)
-    above = F.softplus(-(centred + HALF) * inverse)
-    least, most = values == 0, values == 255
-    inner = torch.log(-torch.expm1(-2 * HALF * inverse)).masked_fill(least | most, 0)
+    centred = _signal(values, means.dtype) - means
+    below = F.softplus((centred - REACH) * inverse)
+    above = F.softplus(-(centred + REACH) * inverse)
+    least, most = values == 0, values == pixels.VALUES - 1
+    inner = torch.log(-torch.expm1(-2 * REACH * inverse)).masked_fill(least | most, 0)
     return inner - below.masked_fill(least, 0) - above.masked_fill(most, 0)
+
+
+def _signal(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """8-bit values in [-1, 1]."""
+    return values.to(dtype) / pixels.HALF - 1

@@ -65,7 +65,7 @@ class Standardise(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
 
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
-        """z: ``[B, *grid, D]``, mask: bool ``[B, *grid]``. Returns float32 (float64 of float64), zero outside the mask."""
+        """z: ``[B, *grid, D]``, mask: bool ``[B, *grid]``. Returns float32 (float64 of such), zero outside the mask."""
         z = z.to(self.mean.dtype)
         if self.training and not self.initialised:
             self._follow(z, mask, 1.0)

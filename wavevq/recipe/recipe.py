@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from wavevq.errors import WavevqError
 from wavevq.recipe.data import Data, OfSpeech, Pictures, Speech
-from wavevq.recipe.model import Model
+from wavevq.recipe.model import ImageEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
@@ -29,6 +29,14 @@ class Recipe(Section):
         return self.model.encoder.hop
 
     @property
+    def grid(self) -> tuple[int, int, int]:
+        """Of an image's codes: h, w and G. Raises WavevqError where the corpus is none of images."""
+        if not isinstance(self.data, Pictures) or not isinstance(self.model.encoder, ImageEncoder):
+            raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs images")
+        side = self.data.size // self.hop
+        return side, side, self.model.encoder.groups
+
+    @property
     def speech(self) -> OfSpeech:
         """The corpus. Raises WavevqError where it is none of speech."""
         if isinstance(self.data, Speech):
@@ -37,25 +45,32 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _images_are_taken_whole(self) -> Recipe:
-        """So a recipe of images says no crop: it is their height, and that of their codes."""
-        if not isinstance(self.data, Pictures):
+        """So a recipe of images says no crop: it is their height, and of a prior that of their codes."""
+        if not isinstance(self.data, Pictures) or self.model.encoder.signal != "images":
             return self
         rows = self.data.size // self.hop
-        for name, plan, crop in (("train", self.train, self.data.size), ("prior", self.prior, rows)):
-            if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop:
-                raise ValueError(f"{name}.crop {plan.crop}: images are taken whole; leave it out")
+        mistakes = [
+            f"{name}.crop {plan.crop}: images are taken whole; leave it out"
+            for name, plan, crop in (("train", self.train, self.data.size), ("prior", self.prior, rows))
+            if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop
+        ]
         if self.data.size % self.hop or rows < 2:
-            raise ValueError(
-                f"data.size {self.data.size} must be a multiple of the hop, {self.hop}, and at least twice as much"
-            )
+            mistakes.append(f"data.size {self.data.size} must be twice the hop, {self.hop}, or another multiple of it")
         if self.prior is not None and self.prior.joint is not None:
-            raise ValueError("prior.joint: joint training is for speech")
+            mistakes.append("prior.joint: joint training is for speech")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         prior = self.prior and self.prior.model_copy(update={"crop": rows})
         return self.model_copy(update={"train": self.train.model_copy(update={"crop": self.data.size}), "prior": prior})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
         mistakes = [cut_frame(self.train.crop, self.hop)]
+        if self.data.signal != self.model.encoder.signal:
+            mistakes.append(
+                f"model.encoder: kind {self.model.encoder.kind!r} reads {self.model.encoder.signal}, "
+                f"and data of kind {self.data.kind!r} are {self.data.signal}"
+            )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
         if any(mistakes):
