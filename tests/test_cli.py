@@ -625,7 +625,7 @@ def test_help_is_quick_and_complete() -> None:
 
 def test_download(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("download", "timit", "data") == [
-        "timit: unknown corpus; those that can be downloaded are vctk, librispeech"
+        "timit: unknown corpus; those that can be downloaded are vctk, librispeech, cifar10"
     ]
     asked: list[Any] = []
     monkeypatch.setattr("wavevq.data.download.download", lambda *words: asked.append(words) or Path(words[1], "x"))

@@ -71,7 +71,7 @@ class Doubled:
     """Batches in float64."""
 
     def __init__(self, batches: Any) -> None:
-        self.batches, self.seconds = batches, batches.seconds
+        self.batches, self.unit, self.amount = batches, batches.unit, batches.amount
 
     def at(self, step: int, rank: int, world: int) -> Any:
         batch = self.batches.at(step, rank, world)

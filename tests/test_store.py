@@ -178,7 +178,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_trusted(
 ) -> None:
     # One clip never decodes: its reader waits on a pipe that nobody writes to.
     os.mkfifo(small_corpus / "bob/bob_9.wav")
-    stuck = PREPARE.replace("made =", "corpora._is_audio = lambda path: path.suffix == '.wav'; made =")
+    stuck = PREPARE.replace("made =", "corpora._is_file = lambda path, _: path.suffix == '.wav'; made =")
     process = subprocess.Popen([sys.executable, "-c", stuck, str(small_corpus)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(cache.glob("*.partial/samples.i16")) and time.monotonic() < deadline:

@@ -59,7 +59,8 @@ class Numbers:
     """Batches of noise; ``bad`` is the step whose batch holds a NaN."""
 
     bad: int | None = None
-    seconds: float = 1.0
+    unit: str = "audio_seconds"
+    amount: float = 1.0
     asked: list[int] = field(default_factory=list)
 
     def at(self, step: int, rank: int, world: int) -> Batch:

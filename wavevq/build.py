@@ -12,8 +12,9 @@ from wavevq import recipe as r
 from wavevq.audio import LEVEL_RMS
 from wavevq.data import corpora, synthetic
 from wavevq.data.alignments import aligned
+from wavevq.data.cache import cache_folder
 from wavevq.data.corpora import Listing
-from wavevq.data.store import Store, cache_folder, prepare
+from wavevq.data.store import Store, prepare
 from wavevq.decoders import WaveNetDecoder
 from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Plain, Variational

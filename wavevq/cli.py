@@ -424,7 +424,7 @@ def info(what: str | None, run: str | None) -> None:
 @click.argument("folder", metavar="DIR")
 @click.option("--subset", help="Of LibriSpeech; by default train-clean-100.")
 def download(name: str, folder: str, subset: str | None) -> None:
-    """Fetch a corpus, vctk or librispeech, into DIR."""
+    """Fetch a corpus, vctk, librispeech or cifar10, into DIR."""
     from wavevq.data.download import LIBRISPEECH_SUBSET
     from wavevq.data.download import download as fetch
 

@@ -30,7 +30,8 @@ from wavevq.evaluate.likelihood import derangement, encode_all, fitted
 from wavevq.evaluate.probes import PhoneProbe, Score, SpeakerProbe
 from wavevq.evaluate.report import Report, Take, curve_figure, usage_figure
 from wavevq.recipe import Recipe, load_recipe
-from wavevq.run import RECIPE, SUMMARY, Run, load_run, prior_folder, read_recipe
+from wavevq.run import Run, load_run
+from wavevq.run_folder import RECIPE, SUMMARY, prior_folder, read_recipe
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import Interrupted
 
@@ -228,7 +229,7 @@ def uncertainty(said: Sequence[Utterance]) -> str:
 def write_report(run: Run, store: Store, said: Sequence[Utterance], rows: Sequence[Row], folder: Path) -> Path:
     """The page: scores, sound, curves and codebook."""
     page = Report("wavevq: a demonstration")
-    page.text(f"{PLAIN}\n\n{uncertainty(said)} Trained for {run.step} steps; {experiment.describe(store)}.")
+    page.text(f"{PLAIN}\n\n{uncertainty(said)} Trained for {run.step} steps; {store.describe()}.")
     page.heading("What probes hear").scores([s for row in rows for s in (row.phones, row.target, row.source)])
     page.text(
         "Source and target are the voices of each conversion, for the other rows too. The originals have gone through "

@@ -25,10 +25,11 @@ from wavevq.evaluate.metrics import METRICS
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
-from wavevq.experiment import describe, encoded
+from wavevq.experiment import encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
-from wavevq.run import CHECKPOINTS, RECIPE, Run, newest_checkpoint, prior_folder
+from wavevq.run import Run
+from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
@@ -116,7 +117,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
     split = recipe.evaluation.split
     if not store.split(split):
         raise WavevqError(f"data: the corpus holds no clip of the split {split}, so there is nothing to measure on")
-    console.print(describe(store), soft_wrap=True, highlight=False)
+    console.print(store.describe(), soft_wrap=True, highlight=False)
     console.print(f"measured: the split {split}; sampler: {run.sampler}", soft_wrap=True, highlight=False)
     newest = newest_checkpoint(run.folder) / AVERAGE
 

@@ -20,9 +20,10 @@ from rich.console import Console
 from wavevq.audio import replacing
 from wavevq.build import build_model, build_prior, build_store
 from wavevq.data.batches import Crops, whole_clips
+from wavevq.data.cache import cache_folder
 from wavevq.data.codes import CodeCrops, Codes, ended, load_codes, save_codes
 from wavevq.data.corpora import Split
-from wavevq.data.store import Store, cache_folder
+from wavevq.data.store import Store
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
 from wavevq.evaluate.likelihood import encode_all
@@ -30,7 +31,7 @@ from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
 from wavevq.recipe import Prior, Recipe
-from wavevq.run import (
+from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
     RUNS,
@@ -61,7 +62,6 @@ MAY_CHANGE: set[tuple[str, ...]] = {
 }
 Stage = Literal["vqvae", "prior"]
 BATCH = 16  # clips encoded together
-NAMED = 5  # recordings left out that are told by name
 
 
 def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
@@ -92,7 +92,7 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
         )
     if resume and read_speakers(folder) != store.speakers:
         raise WavevqError(f"{folder}: was trained with other speakers than the corpus in {recipe.data.kind} has now")
-    console.print(describe(store), soft_wrap=True, highlight=False)
+    console.print(store.describe(), soft_wrap=True, highlight=False)
     with locked(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
@@ -239,19 +239,6 @@ def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
     ]
     if lines:
         raise WavevqError("\n".join(lines))
-
-
-def describe(store: Store) -> str:
-    """The corpus in one line, and one for each recording that was left out, as far as NAMED."""
-    splits = ", ".join(
-        f"{len(store.split(name))} {name}" for name in ("train", "val", "val_unseen") if store.split(name)
-    )
-    lacking = f"; {store.missing} files missing, {len(store.broken)} broken" if store.missing or store.broken else ""
-    size = f"{store.seconds / 60:.1f} minutes at {store.rate} Hz, {len(store.speakers)} speakers"
-    named = [f"{one.name} ({one.reason})" for one in store.broken[:NAMED]]
-    if len(store.broken) > NAMED:
-        named.append(f"and {len(store.broken) - NAMED} more, in {store.folder / 'index.json'}")
-    return "\n".join([f"corpus: {splits} clips, {size}{lacking}", *(f"  left out: {name}" for name in named)])
 
 
 def write_summary(folder: Path) -> None:

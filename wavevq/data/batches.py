@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from wavevq.audio import Signal
 from wavevq.contracts import Batch
 from wavevq.data.corpora import Split
-from wavevq.data.store import Store, StoredClip
 from wavevq.errors import WavevqError
 from wavevq.noise import OFFSETS, ORDER, derived, uniform
+
+if TYPE_CHECKING:
+    from wavevq.data.corpus import Corpus
+    from wavevq.data.store import Store, StoredClip
 
 PADDING = 0.2  # share of a batch of whole clips that may be padding, on which the time is wasted
 
@@ -34,14 +37,22 @@ class Windows:
     """Which windows of ``crop`` of clips so long are taken at which step, ``batch`` of them over all ranks together.
 
     A clip of n makes max(1, ceil(n / crop)) windows an epoch, so that clips are covered evenly whatever their
-    lengths; each epoch takes all windows in an order of its own, each window at a random place of its clip. rate: of
-    what is counted, in Hz. section: of the recipe, for messages.
+    lengths; each epoch takes all windows in an order of its own, each window at a random place of its clip. rate: how
+    many of what is counted are one ``unit`` of signal. section: of the recipe, for messages.
     """
 
     def __init__(
-        self, lengths: Sequence[int], crop: int, batch: int, rate: float, seed: int, section: str = "train"
+        self,
+        lengths: Sequence[int],
+        crop: int,
+        batch: int,
+        rate: float,
+        seed: int,
+        section: str = "train",
+        unit: str = "audio_seconds",
     ) -> None:
-        self.lengths, self.crop, self.batch, self.rate, self.section = lengths, crop, batch, rate, section
+        self.lengths, self.crop, self.batch, self.section, self.unit = lengths, crop, batch, section, unit
+        self.amount = batch * crop / rate  # of signal in a step's batch, padding included
         windows = [max(1, -(-length // crop)) for length in lengths]
         self._clip_of_window = np.repeat(np.arange(len(lengths)), windows)
         self._order_seed, self._offset_seed = derived(seed, ORDER), derived(seed, OFFSETS)
@@ -49,11 +60,6 @@ class Windows:
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self._clip_of_window) // self.batch)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of signal in a step's batch, padding included."""
-        return self.batch * self.crop / self.rate
 
     def places(self, step: int, rank: int, world: int) -> list[Place]:
         """The examples of ``step`` that ``rank`` takes: rows rank::world; the number is step * batch + row.
@@ -97,11 +103,11 @@ class Crops(Windows):
 
 
 @dataclass(frozen=True, eq=False)
-class WholeClips(Sequence[Batch]):
-    """Batches read from the store when they are asked for. members: positions in the split, of each batch."""
+class Whole(Sequence[Batch]):
+    """Batches read from a corpus when they are asked for. members: places in the split, of each batch."""
 
-    store: Store
-    clips: list[StoredClip]
+    corpus: Corpus
+    split: Split
     members: list[list[int]]
     hop: int
 
@@ -111,17 +117,14 @@ class WholeClips(Sequence[Batch]):
     @overload
     def __getitem__(self, at: int) -> Batch: ...
     @overload
-    def __getitem__(self, at: slice) -> WholeClips: ...
-    def __getitem__(self, at: int | slice) -> Batch | WholeClips:
+    def __getitem__(self, at: slice) -> Whole: ...
+    def __getitem__(self, at: int | slice) -> Batch | Whole:
         if isinstance(at, slice):
-            return WholeClips(self.store, self.clips, self.members[at], self.hop)
-        clips = [self.clips[i] for i in self.members[at]]
-        longest = max(clip.length for clip in clips)
-        width = -(-longest // self.hop) * self.hop
-        return _batch(self.store, clips, [self.store.audio(clip) for clip in clips], width, self.members[at])
+            return replace(self, members=self.members[at])
+        return self.corpus.examples(self.split, self.members[at], self.hop)
 
 
-def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> WholeClips:
+def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Whole:
     """The whole clips of a split, ``grouped`` by length, at most ``batch`` at a time; x float32 ``[B, 1, T]``.
 
     T is the longest of the batch rounded up to a multiple of ``hop``. index is the clip's place in
@@ -129,10 +132,23 @@ def whole_clips(store: Store, split: Split, batch: int, hop: int = 1, limit: int
     speakers too). The label is -1 where the speaker was not in training (val_unseen).
     """
     clips = store.split(split)
-    count = len(clips) if limit is None else min(limit, len(clips))
-    chosen = [(2 * i + 1) * len(clips) // (2 * count) for i in range(count)]
+    chosen = spread(len(clips), limit)
     members = [[chosen[place] for place in group] for group in grouped([clips[i].length for i in chosen], batch)]
-    return WholeClips(store, clips, members, hop)
+    return Whole(store, split, members, hop)
+
+
+def clips_at(store: Store, split: Split, places: Sequence[int], hop: int) -> Batch:
+    """The batch of some clips of a split, as in ``whole_clips``."""
+    every = store.split(split)
+    clips = [every[i] for i in places]
+    width = -(-max(clip.length for clip in clips) // hop) * hop
+    return _batch(store, clips, [store.audio(clip) for clip in clips], width, places)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Places in [0, count), all or ``limit`` of them, evenly spread."""
+    taken = count if limit is None else min(limit, count)
+    return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
 
 
 def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -149,7 +165,7 @@ def grouped(lengths: Sequence[int], most: int) -> list[list[int]]:
     return groups
 
 
-def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: int, index: list[int]) -> Batch:
+def _batch(store: Store, clips: list[StoredClip], audio: list[Signal], width: int, index: Sequence[int]) -> Batch:
     x = np.zeros((len(clips), 1, width), np.float32)
     for row, samples in enumerate(audio):
         x[row, 0, : len(samples)] = samples

@@ -19,7 +19,7 @@ from typing import Literal
 
 from wavevq.errors import WavevqError
 
-Split = Literal["train", "val", "val_unseen"]
+Split = Literal["train", "val", "val_unseen", "test"]  # the last: a corpus's own, of images
 SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen")
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
 ALIGNED = (".phones.tsv", ".TextGrid", ".textgrid", ".ctm")  # files of phones; data/alignments.py reads them
@@ -61,7 +61,7 @@ def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listi
 
     An utterance without the microphone asked for is missing, and tolerated: p280 and p315 are so in the original.
     """
-    top = _existing(root, "vctk")
+    top = existing(root, "vctk")
     for base in (top, top / "VCTK-Corpus-0.92", top / "VCTK-Corpus"):
         if recorded := _audio_below(base / "wav48_silence_trimmed"):
             found = [path for path in recorded if path.stem.endswith(f"_{microphone}")]
@@ -70,7 +70,7 @@ def vctk(root: str | Path, microphone: str, held_out: float, seed: int) -> Listi
             found = recorded
             break
     else:
-        raise _no_corpus(root, "wav48_silence_trimmed/<speaker>/*.flac or wav48/<speaker>/*.wav", "vctk")
+        raise no_corpus(root, "wav48_silence_trimmed/<speaker>/*.flac or wav48/<speaker>/*.wav", "vctk")
     if not found:
         raise WavevqError(f"data.microphone: {base} holds no recording of {microphone}, only of the other one")
     written = {path.stem for path in (base / "txt").glob("*/*.txt")}
@@ -85,7 +85,7 @@ def librispeech(root: str | Path, held_out: float, seed: int) -> Listing:
 
     Beside a train subset, dev and test are what they were made for: speakers that are not trained on.
     """
-    top = _existing(root, "librispeech")
+    top = existing(root, "librispeech")
     for base in (top / "LibriSpeech", top):
         found = [path for path in base.glob("*/*/*/*") if _is_audio(path) and re.fullmatch(r"\d+-\d+-\d+", path.stem)]
         if found:
@@ -93,29 +93,36 @@ def librispeech(root: str | Path, held_out: float, seed: int) -> Listing:
             trains = any(subset.startswith("train") for subset in subsets.values())
             unseen = {path for path, subset in subsets.items() if trains and not subset.startswith("train")}
             return _listing(top, base, found, 0, lambda path: path.parent.parent.name, held_out, seed, unseen=unseen)
-    raise _no_corpus(root, "LibriSpeech/<subset>/<speaker>/<chapter>/*.flac", "librispeech")
+    raise no_corpus(root, "LibriSpeech/<subset>/<speaker>/<chapter>/*.flac", "librispeech")
 
 
-def folder(root: str | Path, held_out: float, seed: int) -> Listing:
-    """Any folder of audio with one folder a speaker, however deep the files lie in it.
+def folder(
+    root: str | Path, held_out: float, seed: int, suffixes: Collection[str] = SUFFIXES, layout: str = FOLDER
+) -> Listing:
+    """Any folder of audio with one folder a speaker, however deep the files lie in it; or of other files.
 
-    The speakers' folders stand in the deepest folder that holds all recordings.
+    The speakers' folders stand in the deepest folder that holds all recordings. layout: for messages.
     """
-    top = _existing(root)
-    found = _audio_below(top)
+    top = existing(root)
+    found, place = below(root, suffixes, layout)
+    return _listing(top, top, found, 0, lambda path: path.relative_to(place).parts[0], held_out, seed)
+
+
+def below(root: str | Path, suffixes: Collection[str], layout: str) -> tuple[list[Path], Path]:
+    """The files below ``root``, and the folder in which the speakers' folders stand. Arguments as for ``folder``."""
+    found = _files_below(existing(root), suffixes)
     if not found:
-        raise _no_corpus(root, FOLDER)
+        raise no_corpus(root, layout)
     common = Path(os.path.commonpath([path.parent for path in found]))
     beside = {path.parent == common for path in found}
     if len(beside) == 2:
-        raise _no_corpus(root, f"{FOLDER}, and nothing beside the speakers' folders")
-    place = common.parent if beside == {True} else common  # all in one folder: one speaker
-    return _listing(top, top, found, 0, lambda path: path.relative_to(place).parts[0], held_out, seed)
+        raise no_corpus(root, f"{layout}, and nothing beside those folders")
+    return found, common.parent if beside == {True} else common  # all in one folder: one speaker
 
 
 def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
     """The Free Spoken Digit Dataset: ``recordings/7_jackson_32.wav``, or laid out like VCTK's older releases."""
-    top = _existing(root)
+    top = existing(root)
     for base in (top, top / "free-spoken-digit-dataset"):
         found = [path for path in _audio_below(base / "recordings") if re.fullmatch(r"\d_.+_\d+", path.stem)]
         if found:
@@ -123,7 +130,7 @@ def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
         found = _audio_below(base / "wav48")
         if found:
             return _listing(top, base, found, 0, _parent, held_out, seed)
-    raise _no_corpus(root, "recordings/<digit>_<speaker>_<index>.wav or wav48/<speaker>/*.wav")
+    raise no_corpus(root, "recordings/<digit>_<speaker>_<index>.wav or wav48/<speaker>/*.wav")
 
 
 def digit(name: str) -> str:
@@ -173,9 +180,9 @@ def utterance(stem: str) -> str:
 
 def by_speaker(split: Split, speaker: str, trained: Iterable[str]) -> Split:
     """The split that a clip belongs to: held out, its speaker decides between val and val_unseen."""
-    if split == "train":
-        return "train"
-    return "val" if speaker in trained else "val_unseen"
+    if speaker not in trained:
+        return "val_unseen"
+    return "val" if split == "val_unseen" else split
 
 
 def _listing(
@@ -250,14 +257,14 @@ def _held_out(
     return chosen or shuffled[:wanted]
 
 
-def _existing(root: str | Path, download: str | None = None) -> Path:
+def existing(root: str | Path, download: str | None = None) -> Path:
     """``root``, absolute: "." has no name, and lists one folder up go by it."""
     if not Path(root).is_dir():
         raise WavevqError(f"data.root: there is no folder {root}{_hint(download, root)}")
     return Path(root).absolute()
 
 
-def _no_corpus(root: str | Path, layout: str, download: str | None = None) -> WavevqError:
+def no_corpus(root: str | Path, layout: str, download: str | None = None) -> WavevqError:
     return WavevqError(f"data.root: {root} holds no {layout}{_hint(download, root)}")
 
 
@@ -266,15 +273,23 @@ def _hint(download: str | None, root: str | Path) -> str:
 
 
 def _audio_below(folder: Path) -> list[Path]:
+    return _files_below(folder, SUFFIXES)
+
+
+def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder, followlinks=True):  # pathlib's walk passes by folders that are links
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for name in files if _is_audio(path := Path(parent, name))]
+        found += [path for name in files if _is_file(path := Path(parent, name), suffixes)]
     return found
 
 
 def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return _is_file(path, SUFFIXES)
+
+
+def _is_file(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def _parent(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wavevq.contracts import Batch
-from wavevq.data.batches import WholeClips, whole_clips
+from wavevq.data.batches import whole_clips
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
@@ -93,12 +94,12 @@ def measure(
 
 
 @torch.no_grad()
-def encode_all(model: VqVae, batches: WholeClips) -> dict[int, Tensor]:
+def encode_all(model: VqVae, batches: Sequence[Batch]) -> dict[int, Tensor]:
     """Codes int64 ``[F]`` of every clip, by its place in the split; without codes its latents ``[F, D]``."""
     return _encoded(model, batches)[0]
 
 
-def _encoded(model: VqVae, batches: WholeClips) -> tuple[dict[int, Tensor], float | None]:
+def _encoded(model: VqVae, batches: Sequence[Batch]) -> tuple[dict[int, Tensor], float | None]:
     """``encode_all`` and the latents' rate in bits over all clips, None where it is a constant or there is none."""
     device = next(model.parameters()).device
     codes, rate = {}, None
@@ -151,8 +152,7 @@ def _donors(model: VqVae, store: Store, split: Split, codes: dict[int, Tensor], 
 def _training_codes(model: VqVae, store: Store, speaker: str) -> Tensor | None:
     for place, clip in enumerate(store.split("train")):
         if clip.speaker == speaker:
-            one = WholeClips(store, store.split("train"), [[place]], model.hop)
-            return encode_all(model, one)[place]
+            return encode_all(model, [store.examples("train", [place], model.hop)])[place]
     return None
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from lightning.fabric import Fabric
@@ -16,23 +16,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from wavevq.contracts import Batch, Trainable
+from wavevq.data.corpus import Batches
 from wavevq.errors import WavevqError
 from wavevq.recipe import Schedule
 from wavevq.train.log import Log, Validation
 from wavevq.train.state import Average, TrainState, checkpoints
 
 Validate = Callable[[int], Validation]  # called on rank 0 with the finished steps, the averaged weights in place
-
-
-class Batches(Protocol):
-    """Where batches come from: ``at`` is a pure function of its arguments."""
-
-    @property
-    def seconds(self) -> float:
-        """Of signal in one global batch."""
-        ...
-
-    def at(self, step: int, rank: int, world: int) -> Batch: ...
 
 
 class Interrupted(Exception):
@@ -63,7 +53,7 @@ def fit(
         load_newest(state, folder / "checkpoints", console)
     model, optimizer = fabric.setup(Step(module), optimizer)
     log = Log(folder, console, plan.steps, state.step) if fabric.is_global_zero else None
-    meter = Meter(batches.seconds)
+    meter = Meter(batches.unit, batches.amount)
     module.train()
     try:
         with _asked_to_stop() as stop:
@@ -173,10 +163,10 @@ def any_rank(fabric: Fabric, stop: list[float]) -> bool:
 
 
 class Meter:
-    """Means of the metrics, and audio seconds a second of training, since the last reading."""
+    """Means of the metrics, and of what steps take in, ``amount`` each, how much a second; since the last reading."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, unit: str, amount: float) -> None:
+        self.unit, self.amount = unit, amount
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.since = time.monotonic()
@@ -189,7 +179,7 @@ class Meter:
     def read(self) -> dict[str, float]:
         now = time.monotonic()
         means = {name: (value / self.count).item() for name, value in self.sums.items()}
-        means["audio_seconds_per_second"] = self.count * self.seconds / max(now - self.since, 1e-9)
+        means[f"{self.unit}_per_second"] = self.count * self.amount / max(now - self.since, 1e-9)
         self.sums, self.count, self.since = {}, 0, now
         return means
 
