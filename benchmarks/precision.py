@@ -10,6 +10,7 @@ from __future__ import annotations
 from common import options, report
 
 from wavevq.build import build_store
+from wavevq.decoders import of_speech
 from wavevq.evaluate.likelihood import measure
 from wavevq.run import load_run
 from wavevq.sampling.reference import rounded
@@ -22,7 +23,8 @@ def main() -> None:
     bits = {}
     for precision in ("float32", "bfloat16"):
         if precision == "bfloat16":
-            run.model.decoder.wavenet = rounded(run.model.decoder.wavenet)
+            decoder = of_speech(run.model.decoder)
+            decoder.wavenet = rounded(decoder.wavenet)
         found = measure(
             run.model,
             store,

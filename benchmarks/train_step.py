@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from wavevq.build import build_model
 from wavevq.contracts import Batch
+from wavevq.decoders import of_speech
 from wavevq.nn.wavenet import WaveNet
 from wavevq.recipe import load_recipe
 from wavevq.vqvae import VqVae
@@ -75,7 +76,8 @@ class LayerwiseWaveNet(nn.Module):
 
 def layerwise(model: VqVae) -> VqVae:
     """The model with its decoder's WaveNet written the usual way."""
-    model.decoder.wavenet = LayerwiseWaveNet(model.decoder.wavenet)  # type: ignore[assignment]
+    decoder = of_speech(model.decoder)
+    decoder.wavenet = LayerwiseWaveNet(decoder.wavenet)  # type: ignore[assignment]
     return model
 
 

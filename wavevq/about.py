@@ -28,7 +28,7 @@ def of_run(name: str | None) -> Table:
     table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
     size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
     table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
-    table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.layers} layers, {model.decoder.residual} channels")
+    table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
     table.add_row("speakers", f"{len(speakers)}: {', '.join(speakers)}")

@@ -15,16 +15,19 @@ from wavevq.data.alignments import aligned
 from wavevq.data.cache import cache_folder
 from wavevq.data.corpora import Listing
 from wavevq.data.store import Store, prepare
-from wavevq.decoders import WaveNetDecoder
+from wavevq.decoders import Decoder, ImageDecoder, WaveNetDecoder
 from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Plain, Variational
-from wavevq.nn.distributions import MuLawCategorical
+from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
+from wavevq.nn.images import ImageEncoder, ImageUpsampler
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
 from wavevq.vqvae import VqVae
+
+COLOURS = 3  # of an image
 
 
 def build_listing(data: r.Data, seed: int) -> Listing:
@@ -66,11 +69,12 @@ def build_words(data: r.Data) -> Callable[[str], str] | None:
 
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     """The recipe's model with initial weights, a function of its seed; with the prior where both train together."""
+    rate = recipe.data.rate if isinstance(recipe.data, r.Speech) else None
     with seeded(recipe.seed):
         model = VqVae(
-            build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, recipe.data.rate),
-            build_bottleneck(recipe.model.bottleneck, recipe.hop, recipe.seed),
-            build_decoder(recipe.model.decoder, recipe.model.bottleneck.dim, speakers),
+            build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, rate),
+            build_bottleneck(recipe.model.bottleneck, values_a_latent(recipe.model.encoder), recipe.seed),
+            build_decoder(recipe.model, speakers),
             hop=recipe.hop,
             jitter=recipe.model.jitter,
             seed=recipe.seed,
@@ -90,16 +94,31 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def build_encoder(e: r.Encoder, dim: int, rate: int) -> nn.Module:
+def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
+    """rate in Hz, of speech."""
     match e:
         case r.WaveformEncoder():
             return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim, scale=1 / LEVEL_RMS)
         case r.SpectralEncoder():
+            assert rate is not None, "the recipe's grammar sees to it"
             strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
+        case r.ImageEncoder():
+            return ImageEncoder(
+                COLOURS, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim
+            )  # fmt: skip
 
 
-def build_bottleneck(b: r.Bottleneck, hop: int, seed: int) -> Bottleneck:
+def values_a_latent(e: r.Encoder) -> float:
+    """Samples, or 8-bit values of an image, that one latent vector stands for."""
+    match e:
+        case r.ImageEncoder():
+            return COLOURS * e.hop**2 / e.groups
+        case _:
+            return e.hop
+
+
+def build_bottleneck(b: r.Bottleneck, hop: float, seed: int) -> Bottleneck:
     match b:
         case r.GradientVq():
             return GradientQuantizer(b.codes, b.dim, b.beta, b.revive_after, seed)
@@ -111,16 +130,37 @@ def build_bottleneck(b: r.Bottleneck, hop: int, seed: int) -> Bottleneck:
             return Plain()
 
 
-def build_decoder(d: r.WaveNetDecoder, dim: int, speakers: int) -> WaveNetDecoder:
-    return WaveNetDecoder(
-        build_wavenet(d, d.classes, d.context + d.speaker_dim),
-        MuLawCategorical(d.classes),
-        dim=dim,
-        speakers=speakers,
-        speaker_dim=d.speaker_dim,
-        context=d.context,
-        context_layers=d.context_layers,
-    )
+def build_decoder(model: r.Model, speakers: int) -> Decoder:
+    """With as many speakers, or classes of images."""
+    match model.decoder, model.encoder:
+        case r.WaveNetDecoder() as d, _:
+            return WaveNetDecoder(
+                build_wavenet(d, d.classes, d.context + d.speaker_dim),
+                MuLawCategorical(d.classes),
+                dim=model.bottleneck.dim,
+                speakers=speakers,
+                speaker_dim=d.speaker_dim,
+                context=d.context,
+                context_layers=d.context_layers,
+            )
+        case r.ImageDecoder() as d, r.ImageEncoder() as e:
+            pixels, latent = build_pixels(d.distribution), e.groups * model.bottleneck.dim
+            return ImageDecoder(
+                ImageUpsampler(latent, e.strides, e.window, d.channels, d.residual_blocks, d.residual, pixels.width),
+                pixels,
+            )
+        case _:
+            raise AssertionError("the recipe's grammar sees to it")
+
+
+def build_pixels(p: r.Pixels) -> Pixels:
+    match p:
+        case r.Logistics():
+            return Logistics(COLOURS, p.mixtures, p.coupled)
+        case r.Categorical():
+            return Categorical(COLOURS)
+        case r.Gaussian():
+            return Gaussian(COLOURS)
 
 
 def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: int) -> WaveNet:

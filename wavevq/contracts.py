@@ -12,7 +12,7 @@ Latents are channel-last over ``*grid``; signals are channel-first, ``[B, C, *sp
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Latents:
     """What a bottleneck makes of an encoder's output.
 
     z: float ``[B, *grid, D]``, straight-through: forward the quantized value, backward the encoder's.
-    codes: int64 ``[B, *grid]`` in [0, K), or None for a bottleneck without codes.
+    codes: int64 ``[B, *grid]`` in [0, K), or None for a bottleneck without codes. The grid of an image is (h, w, G).
     rate: nats ``[B]``, or None where it is a constant of the number of codes.
     loss: float32 ``[]``, weighted, to be added to the negative log-likelihood in nats a sample.
     """
@@ -66,7 +66,14 @@ class StepLoss:
 
 
 class Likelihood(Protocol):
-    """A decoder: p(x | z, label)."""
+    """A decoder: p(x | z, label).
+
+    unit: what its bits are told by, "sample" of speech or "dim", an 8-bit value of an image (C H W of them).
+    labelled: whether it depends on the label at all.
+    """
+
+    unit: Literal["sample", "dim"]
+    labelled: bool
 
     def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, summed over the positions of x where ``mask`` ``[B, *space]`` is true."""
@@ -82,7 +89,10 @@ class Likelihood(Protocol):
         top_p: float = 1.0,
         frames: Tensor | None = None,
     ) -> Tensor:
-        """x ``[B, C, *space]`` drawn with uniform ``noise`` ``[B, *space]`` in [0, 1); frames: bool ``[B, *grid]``."""
+        """x ``[B, C, *space]`` drawn with uniform ``noise`` in [0, 1), a number a value; frames: bool ``[B, *grid]``.
+
+        noise: ``[B, *space]``, of images ``[B, C, *space]``.
+        """
         ...
 
 

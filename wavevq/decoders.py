@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavevq.contracts import Sampler
-from wavevq.nn.distributions import MuLawCategorical
+from wavevq.errors import WavevqError
+from wavevq.nn.distributions import Classes, MuLawCategorical, Pixels
 from wavevq.nn.encoders import ResidualBlock
+from wavevq.nn.images import ImageUpsampler
 from wavevq.nn.wavenet import WaveNet
-from wavevq.sampling.reference import one_thread
+from wavevq.sampling.reference import one_thread, pick
 
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
 
@@ -25,12 +28,39 @@ CLIPS_A_BLOCK = {"cpu": 1, "cuda": 32}
 Noise = Callable[[int, int], Tensor]  # (start, count) -> uniform in [0, 1), [B, count], of the positions from start on
 
 
-class WaveNetDecoder(nn.Module):
+class Decoder(nn.Module, ABC):
+    """p(x | z, label), as ``contracts.Likelihood``; distribution: what of x it is the likelihood of."""
+
+    unit: Literal["sample", "dim"]
+    labelled: bool
+    distribution: Classes
+
+    @abstractmethod
+    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def sample(
+        self,
+        z: Tensor,
+        label: Tensor,
+        noise: Tensor,
+        sampler: Sampler,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        frames: Tensor | None = None,
+    ) -> Tensor: ...
+
+
+class WaveNetDecoder(Decoder):
     """A WaveNet over mu-law classes, conditioned on latents and speaker (Van den Oord et al. 2017, section 4.3).
 
     The latents ``[B, F, D]`` pass a small network at latent rate, are joined by the speaker's embedding, and give
     every layer's gate input once a frame; a frame's row serves its hop of samples.
     """
+
+    unit = "sample"
+    labelled = True
+    distribution: MuLawCategorical
 
     def __init__(
         self,
@@ -151,6 +181,66 @@ class WaveNetDecoder(nn.Module):
                 inner = hidden[:, halo : halo + FRAMES_A_BLOCK]
                 gates.append(self._gates(inner, F.pad(label[rows], (0, lacking)))[: clips - lacking])
         return torch.cat(gates)
+
+
+class ImageDecoder(Decoder):
+    """Pixels independent of each other given the latents ``[B, h, w, G, D]`` (Van den Oord et al. 2017, section 4.1).
+
+    So what a picture shows must stand in its codes: there are no earlier pixels to guess it from, and no label.
+    """
+
+    unit = "dim"
+    labelled = False
+    distribution: Pixels
+
+    def __init__(self, network: ImageUpsampler, distribution: Pixels) -> None:
+        super().__init__()
+        self.network, self.distribution = network, distribution
+
+    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Nats ``[B]``, float32, of the 8-bit values of all colours of the pixels where the mask is true.
+
+        x: ``[B, C, H, W]`` in [-1, 1]; label: int64 ``[B]``, not looked at; mask: bool ``[B, H, W]``.
+        """
+        nats = self.distribution.nll(self.network(z), self.distribution.encode(x))
+        return (nats * mask).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        z: Tensor,
+        label: Tensor,
+        noise: Tensor,
+        sampler: Sampler | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        """x float32 ``[B, C, H, W]``, drawn with uniform noise ``[B, C, H, W]``; no sampler is needed.
+
+        Images come one after the other, so one's pixels depend neither on the others nor on their number.
+        """
+        return torch.cat([self._one(z[i : i + 1], noise[i : i + 1], temperature, top_p) for i in range(len(z))])
+
+    def _one(self, z: Tensor, noise: Tensor, temperature: float, top_p: float) -> Tensor:
+        parameters = self.network(z)
+        values = torch.empty_like(noise[:, :0], dtype=torch.int64)
+        for colour in range(noise.shape[1]):
+            logits = self.distribution.table(parameters, values)
+            values = torch.cat([values, pick(logits, noise[:, colour], temperature, top_p)[:, None]], dim=1)
+        return self.distribution.decode(values)
+
+    @torch.no_grad()
+    def mean(self, z: Tensor) -> Tensor:
+        """The expected image, float32 ``[B, C, H, W]`` in [-1, 1]: the reconstruction of least squared error."""
+        return self.distribution.mean(self.network(z)).float()
+
+
+def of_speech(decoder: Decoder) -> WaveNetDecoder:
+    """The decoder, which must be one of speech. Raises WavevqError for another: what asks is for speech alone."""
+    if not isinstance(decoder, WaveNetDecoder):
+        raise WavevqError("this run's decoder makes images; only one of speech has voices and streams of samples")
+    return decoder
 
 
 def windows(pieces: Iterable[tuple[Tensor, Tensor]], block: int, halo: int) -> Iterator[tuple[Tensor, Tensor, int]]:

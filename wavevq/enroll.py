@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from wavevq import __version__, voices
 from wavevq.audio import Recording, normalise
 from wavevq.data.batches import order
-from wavevq.decoders import WaveNetDecoder
+from wavevq.decoders import WaveNetDecoder, of_speech
 from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
 from wavevq.noise import ORDER, derived
@@ -148,10 +148,10 @@ def shares(pieces: Sequence[Piece], seed: int) -> tuple[list[Piece], list[Piece]
 
 def fit(run: Run, pieces: Sequence[Piece], console: Console, steps: int, rate: float, seed: int) -> Fit:
     """The embedding of the likeliest voice, a function of the pieces and the seed."""
-    known = run.model.decoder.speaker.weight.detach()
+    known = of_speech(run.model.decoder).speaker.weight.detach()
     fitted, stopping, told = shares(pieces, seed)
     size = run.recipe.train.batch
-    decoder = one_speaker(run.model.decoder)
+    decoder = one_speaker(of_speech(run.model.decoder))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[says]}")
     with Progress(*columns, said, console=console, disable=not console.is_terminal) as progress:

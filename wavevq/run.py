@@ -23,6 +23,7 @@ from wavevq.audio import Recording, Signal, normalise
 from wavevq.build import build_model, build_prior
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
+from wavevq.decoders import of_speech
 from wavevq.errors import WavevqError
 from wavevq.joint import JointVqVae
 from wavevq.nn.encoders import valid
@@ -332,8 +333,9 @@ def load_run(
     step = read_state(newest)["step"]
     new: list[voices.Voice] = []
     if enrolled:
-        new = voices.fitting(folder, speakers, fingerprint(newest), model.decoder.speaker.embedding_dim)
-        model.decoder.add_speakers([voice.embedding for voice in new])
+        decoder = of_speech(model.decoder)
+        new = voices.fitting(folder, speakers, fingerprint(newest), decoder.speaker.embedding_dim)
+        decoder.add_speakers([voice.embedding for voice in new])
     learned = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
     prior = None
     if learned is not None:

@@ -6,13 +6,13 @@ With a bottleneck without codes, of which there are two to compare with, it is a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from wavevq.contracts import Batch, Latents, Sampler, StepLoss
-from wavevq.decoders import Noise, WaveNetDecoder
+from wavevq.decoders import Decoder, Noise, of_speech
 from wavevq.distributed import total, world_size
 from wavevq.nn.bottlenecks import Bottleneck
 from wavevq.nn.encoders import frames_of, valid
@@ -30,7 +30,7 @@ class VqVae(nn.Module):
         self,
         encoder: nn.Module,
         bottleneck: Bottleneck,
-        decoder: WaveNetDecoder,
+        decoder: Decoder,
         *,
         hop: int,
         jitter: float,
@@ -43,15 +43,16 @@ class VqVae(nn.Module):
         self.hop, self.jitter, self.seed = hop, jitter, seed
 
     def encode(self, x: Tensor, lengths: Tensor, index: Tensor | None = None) -> Latents:
-        """Latents ``[B, F, D]`` and codes int64 ``[B, F]`` of ``[B, 1, T]``, T a multiple of the hop.
+        """Latents ``[B, *grid, D]`` and codes int64 ``[B, *grid]`` of ``[B, C, *space]``, axes multiples of the hop.
 
         index: int64 ``[B]``, the examples' global numbers where a VAE's latents shall be drawn; without, its means.
         """
         return self.quantize(self.encoder(x, lengths), lengths, index)
 
     def quantize(self, z_e: Tensor, lengths: Tensor, index: Tensor | None = None) -> Latents:
-        """``encode`` of what the encoder has made of the signal, ``[B, F, D]``."""
-        latents: Latents = self.bottleneck(z_e, valid(frames_of(lengths, self.hop), z_e.shape[1]), index)
+        """``encode`` of what the encoder has made of the signal, ``[B, *grid, D]``."""
+        mask = along(valid(frames_of(lengths, self.hop), z_e.shape[1]), z_e.shape[:-1])
+        latents: Latents = self.bottleneck(z_e, mask, index)
         return latents
 
     def decode(
@@ -63,14 +64,17 @@ class VqVae(nn.Module):
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> Iterator[Tensor]:
-        """Samples float32 ``[B, 1, n x hop]`` of codes int64 ``[B, n]`` as they come, otherwise ``decoder.stream``."""
+        """Samples float32 ``[B, 1, n x hop]`` of codes int64 ``[B, n]`` as they come, otherwise ``decoder.stream``.
+
+        Raises WavevqError where the decoder is not one of speech.
+        """
         latents = ((self.bottleneck.lookup(some), frames) for some, frames in codes)
-        return self.decoder.stream(latents, label, noise, self.hop, sampler, temperature, top_p)
+        return of_speech(self.decoder).stream(latents, label, noise, self.hop, sampler, temperature, top_p)
 
     def training_loss(self, batch: Batch) -> StepLoss:
-        """Negative log-likelihood in nats a sample plus the bottleneck's loss.
+        """Negative log-likelihood in nats a sample, of images a dim, plus the bottleneck's loss.
 
-        Divided by the valid samples of all ranks over the number of ranks, since DDP averages gradients.
+        Divided by the valid values of all ranks over the number of ranks, since DDP averages gradients.
         """
         return self.loss_of(batch, self.encode(batch.x, batch.lengths, batch.index))
 
@@ -80,20 +84,27 @@ class VqVae(nn.Module):
         if self.jitter:
             frames = frames_of(batch.lengths, self.hop)
             z = jittered(z, frames, uniform(derived(self.seed, JITTER), batch.index.tolist(), z.shape[1]), self.jitter)
-        mask = valid(batch.lengths, batch.x.shape[-1])
+        colours, *space = batch.x.shape[1:]
+        mask = along(valid(batch.lengths, space[0]), (len(batch.x), *space))
         nats = self.decoder.nll(batch.x, z, batch.label, mask).sum()
-        count = total(mask.sum())
+        count = total(mask.sum() * colours)
         loss = nats / (count / world_size()) + latents.loss
         bits = total(nats) / count / math.log(2)
-        metrics = {"bits_per_sample": bits, "bottleneck_loss": total(latents.loss) / world_size()}
+        whole, rate = f"bits_per_{self.decoder.unit}", f"rate_bits_per_{self.decoder.unit}"
+        metrics = {whole: bits, "bottleneck_loss": total(latents.loss) / world_size()}
         if latents.rate is not None:
-            metrics["rate_bits_per_sample"] = total(latents.rate.sum()) / count / math.log(2)
-            metrics["bits_per_sample"] = bits + metrics["rate_bits_per_sample"]  # of the evidence bound
+            metrics[rate] = total(latents.rate.sum()) / count / math.log(2)
+            metrics[whole] = bits + metrics[rate]  # of the evidence bound
         if self.bottleneck.codes is not None:
             assert latents.codes is not None
-            heard = latents.codes[valid(frames_of(batch.lengths, self.hop), z.shape[1])]
+            heard = latents.codes[valid(frames_of(batch.lengths, self.hop), z.shape[1])].flatten()
             metrics["codes_used"] = (total(torch.bincount(heard, minlength=self.bottleneck.codes)) > 0).sum()
         return StepLoss(loss, metrics)
+
+
+def along(mask: Tensor, axes: Sequence[int]) -> Tensor:
+    """A mask of the first axis behind B, bool ``[B, N]``, over all of them: ``[B, N, ...]``, of size ``axes``."""
+    return mask.view(*mask.shape, *[1] * (len(axes) - 2)).expand(*axes)
 
 
 def jittered(z: Tensor, frames: Tensor, noise: Tensor, chance: float) -> Tensor:

@@ -49,17 +49,17 @@ class Variational(Bottleneck):
     Drawn by reparameterisation wherever examples are numbered (``index``): in training, and where a likelihood is
     measured, so that it is the evidence's bound, by one sample. Without numbers z is the mean.
 
-    dim: D. hop: samples a position stands for. weight: of the divergence in the loss, 1 for the bound. anneal: training
-    steps over which it rises linearly from 0 (Bowman et al. 2016). free_bits: bits a dimension and position that cost
-    nothing, the divergence of each dimension averaged over the joined batch of all ranks (Kingma et al. 2016, appendix
-    C.8). seed: of the noise.
+    dim: D. hop: samples, or 8-bit values of an image, that a position stands for. weight: of the divergence in the
+    loss, 1 for the bound. anneal: training steps over which it rises linearly from 0 (Bowman et al. 2016). free_bits:
+    bits a dimension and position that cost nothing, the divergence of each dimension averaged over the joined batch of
+    all ranks (Kingma et al. 2016, appendix C.8). seed: of the noise.
 
     Buffer: updates, int64 ``[]``, training steps seen; a batch without a valid position is none.
     """
 
     updates: Tensor
 
-    def __init__(self, dim: int, hop: int, weight: float, anneal: int, free_bits: float, seed: int = 0) -> None:
+    def __init__(self, dim: int, hop: float, weight: float, anneal: int, free_bits: float, seed: int = 0) -> None:
         super().__init__()
         self.hop, self.weight, self.anneal, self.seed = hop, weight, anneal, seed
         self.free_nats = free_bits * math.log(2)

@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Latents ``[B, F, D]`` brought to mean 0 and variance 1 in each dimension, by statistics of past steps.
+    """Latents ``[B, *grid, D]`` brought to mean 0 and variance 1 in each dimension, by statistics of past steps.
 
     Before a decoder has learned to read its codes, the commitment loss is the encoder's only teacher, and Adam follows
     it at full speed: the latents shrink faster than a codebook follows, and nearly all of them end in one code. Here
@@ -65,7 +65,7 @@ class Standardise(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
 
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
-        """z: ``[B, F, D]``, mask: bool ``[B, F]``. Returns float32 (float64 of float64), zero outside the mask."""
+        """z: ``[B, *grid, D]``, mask: bool ``[B, *grid]``. Returns float32 (float64 of such), zero outside the mask."""
         z = z.to(self.mean.dtype)
         if self.training and not self.initialised:
             self._follow(z, mask, 1.0)
@@ -77,12 +77,12 @@ class Standardise(nn.Module):
     @torch.no_grad()
     def _follow(self, z: Tensor, mask: Tensor, weight: float) -> None:
         with torch.autocast(z.device.type, enabled=False):
-            rows = z * mask[..., None]
-            count, first = total(mask.sum()), total(rows.sum((0, 1)))
+            rows, axes = z * mask[..., None], tuple(range(mask.ndim))
+            count, first = total(mask.sum()), total(rows.sum(axes))
             if not count:
                 return
             mean = first / count
-            variance = total((((z - mean) * mask[..., None]) ** 2).sum((0, 1))) / count
+            variance = total((((z - mean) * mask[..., None]) ** 2).sum(axes)) / count
         # Not in place: this step's graph reads the old values.
         self.mean = self.mean.lerp(mean, weight)
         self.variance = self.variance.lerp(variance, weight)

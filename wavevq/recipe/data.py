@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wavevq.recipe.section import Number, Positive, Section
+from wavevq.recipe.section import Number, Positive, Section, Signal
 
 
 class Speech(Section):
     """What every speech corpus has. rate in Hz; trim_db in dB below the loudest frame, null keeps silence."""
 
+    signal: ClassVar[Signal] = "speech"
     rate: Annotated[int, Number, Field(ge=1000, le=192_000)] = 16_000
     trim_db: Positive | None = None
     held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.05  # share of utterances, where the corpus has no val.txt

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.section import Count, Number, Section, Share, Whole
+from wavevq.recipe.section import Count, Number, Section, Share, Signal, Whole
+
+Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1)]
 
 
-class WaveformEncoder(Section):
-    """Strided 1-D convolutions on the raw waveform (Van den Oord et al. 2017, section 4.3)."""
+class Strided(Section):
+    """What the encoders have that begin with strided convolutions."""
 
-    kind: Literal["waveform"]
-    strides: Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1)] = (2, 2, 2, 2, 2, 2)
+    strides: Strides
     window: Count = 4  # taps of each strided convolution, at least its stride
-    channels: Count = 128
-    residual_blocks: Whole = 0  # after the last stride
 
     @property
     def hop(self) -> int:
         return math.prod(self.strides)
 
     @model_validator(mode="after")
-    def _window_covers_stride(self) -> WaveformEncoder:
-        if any(self.window < stride or (self.window - stride) % 2 for stride in self.strides):
-            raise ValueError(
-                f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0"
-            )
+    def _window_covers_stride(self) -> Self:
+        refuse_narrow(self.window, self.strides)
         return self
+
+
+class WaveformEncoder(Strided):
+    """Strided 1-D convolutions on the raw waveform (Van den Oord et al. 2017, section 4.3)."""
+
+    signal: ClassVar[Signal] = "speech"
+    kind: Literal["waveform"]
+    strides: Strides = (2, 2, 2, 2, 2, 2)
+    channels: Count = 128
+    residual_blocks: Whole = 0  # after the last stride
 
 
 class SpectralEncoder(Section):
     """Log-mel or MFCC frames instead of the waveform (Chorowski et al. 2019, section III)."""
 
+    signal: ClassVar[Signal] = "speech"
     kind: Literal["logmel", "mfcc"]
     frame_hop: Count = 128  # samples between frames
     frame_window: Count = 512  # samples of a frame's window
@@ -52,14 +59,31 @@ class SpectralEncoder(Section):
     def _windows_cover_strides(self) -> SpectralEncoder:
         if self.frame_window < self.frame_hop:
             raise ValueError(f"frame_window {self.frame_window} must be at least frame_hop {self.frame_hop}")
-        if any(self.window < stride or (self.window - stride) % 2 for stride in self.strides):
-            raise ValueError(
-                f"window {self.window} must exceed every stride in {list(self.strides)} by an even number or 0"
-            )
+        refuse_narrow(self.window, self.strides)
         return self
 
 
-Encoder = Annotated[WaveformEncoder | SpectralEncoder, Field(discriminator="kind")]
+class ImageEncoder(Strided):
+    """Strided 2-D convolutions, then residual blocks (Van den Oord et al. 2017, section 4.1).
+
+    A code stands for product(strides)^2 pixels, or each of ``groups`` for a share of them.
+    """
+
+    signal: ClassVar[Signal] = "images"
+    kind: Literal["image"]
+    strides: Strides = (2, 2)
+    channels: Count = 256
+    residual_blocks: Whole = 2
+    residual: Count = 256  # width inside a residual block
+    groups: Count = 1  # codes a position (G), of one codebook
+
+
+def refuse_narrow(window: int, strides: tuple[int, ...]) -> None:
+    if any(window < stride or (window - stride) % 2 for stride in strides):
+        raise ValueError(f"window {window} must exceed every stride in {list(strides)} by an even number or 0")
+
+
+Encoder = Annotated[WaveformEncoder | SpectralEncoder | ImageEncoder, Field(discriminator="kind")]
 
 
 class Codebook(Section):
@@ -115,6 +139,7 @@ Bottleneck = Annotated[GradientVq | EmaVq | Vae | NoBottleneck, Field(discrimina
 class WaveNetDecoder(Section):
     """WaveNet over mu-law classes, conditioned on codes and speaker."""
 
+    signal: ClassVar[Signal] = "speech"
     kind: Literal["wavenet"]
     layers: Count = 30
     cycle: Annotated[int, Number, Field(gt=0, le=20)] = 10  # dilations 1, 2, ... 2^(cycle-1), over again
@@ -128,9 +153,67 @@ class WaveNetDecoder(Section):
     context_layers: Whole = 2
     speaker_dim: Count = 64
 
+    @property
+    def size(self) -> str:
+        """For ``wavevq info``."""
+        return f"{self.layers} layers, {self.residual} channels"
+
+
+class Logistics(Section):
+    """A mixture of discretised logistics for each colour (Salimans et al. 2017)."""
+
+    kind: Literal["logistic"]
+    mixtures: Count = 1
+    coupled: bool = False  # one mixture for all colours of a pixel, each seeing those before it
+
+
+class Categorical(Section):
+    """A softmax over the 256 values of each colour."""
+
+    kind: Literal["categorical"]
+
+
+class Gaussian(Section):
+    """A normal density for each colour, dequantised uniformly: its bits are a bound."""
+
+    kind: Literal["gaussian"]
+
+
+Pixels = Annotated[Logistics | Categorical | Gaussian, Field(discriminator="kind")]
+
+
+class ImageDecoder(Section):
+    """The image encoder's mirror image, with its strides and window; pixels independent given the codes."""
+
+    signal: ClassVar[Signal] = "images"
+    kind: Literal["image"]
+    channels: Count = 256
+    residual_blocks: Whole = 2
+    residual: Count = 256  # width inside a residual block
+    distribution: Pixels = Logistics(kind="logistic")
+
+    @property
+    def size(self) -> str:
+        """For ``wavevq info``."""
+        return f"{self.residual_blocks} residual blocks, {self.channels} channels, {self.distribution.kind}"
+
+
+Decoder = Annotated[WaveNetDecoder | ImageDecoder, Field(discriminator="kind")]
+
 
 class Model(Section):
     encoder: Encoder
     bottleneck: Bottleneck
-    decoder: WaveNetDecoder
+    decoder: Decoder
     jitter: Share = 0.0  # chance that a latent is replaced by a neighbour's (Chorowski et al. 2019, section III-C)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Model:
+        if self.encoder.signal != self.decoder.signal:
+            raise ValueError(
+                f"an encoder of kind {self.encoder.kind!r} reads {self.encoder.signal}, "
+                f"a decoder of kind {self.decoder.kind!r} makes {self.decoder.signal}"
+            )
+        if self.jitter and self.encoder.signal == "images":
+            raise ValueError(f"jitter {self.jitter:g} is for speech: codes of an image have four neighbours")
+        return self

@@ -30,6 +30,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
         mistakes = [cut_frame(self.train.crop, self.hop)]
+        if self.data.signal != self.model.encoder.signal:
+            mistakes.append(
+                f"model.encoder: kind {self.model.encoder.kind!r} reads {self.model.encoder.signal}, "
+                f"and data of kind {self.data.kind!r} are {self.data.signal}"
+            )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
         if any(mistakes):

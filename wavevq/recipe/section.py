@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -18,6 +18,9 @@ Count = Annotated[int, Number, Field(gt=0)]
 Whole = Annotated[int, Number, Field(ge=0)]
 Share = Annotated[float, Number, Field(ge=0, lt=1)]
 Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
+
+
+Signal = Literal["speech", "images"]  # what a corpus holds, an encoder reads and a decoder makes
 
 
 class Section(BaseModel):
