@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wavevq import pixels
 from wavevq.audio import mu_law_decode, mu_law_encode
 
 LEAST_LOG_SCALE = -7.0  # of [-1, 1]: a ninth of a value of 8 bits; finer ones gain nothing, and overflow
-HALF = 1 / 255  # of the distance between two values of 8 bits in [-1, 1]
+REACH = 0.5 / pixels.HALF  # of a value's interval in [-1, 1], to each side
 
 
 class Classes(Protocol):
@@ -75,7 +76,7 @@ class Pixels(ABC):
 
     @property
     def classes(self) -> int:
-        return 256
+        return pixels.VALUES
 
     @property
     @abstractmethod
@@ -84,7 +85,7 @@ class Pixels(ABC):
 
     def encode(self, x: Tensor) -> Tensor:
         """8-bit values int64 of a signal in [-1, 1], any shape."""
-        return ((x + 1) * 127.5).round().clamp(0, 255).long()
+        return pixels.values(x)
 
     def decode(self, classes: Tensor) -> Tensor:
         """The signal float32 in [-1, 1] of 8-bit values, any shape."""
@@ -168,7 +169,7 @@ class Gaussian(Pixels):
     def _values(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation ``[B, C, H, W]``, in 8-bit values."""
         mean, log_scale = self._split(parameters).unbind(2)
-        return (mean + 1) * 127.5, log_scale.clamp(min=LEAST_LOG_SCALE) + math.log(127.5)
+        return (mean + 1) * pixels.HALF, log_scale.clamp(min=LEAST_LOG_SCALE) + math.log(pixels.HALF)
 
 
 @dataclass(frozen=True)
@@ -246,13 +247,13 @@ def log_interval(values: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
     """
     inverse = torch.exp(-log_scales)
     centred = _signal(values, means.dtype) - means
-    below = F.softplus((centred - HALF) * inverse)
-    above = F.softplus(-(centred + HALF) * inverse)
-    least, most = values == 0, values == 255
-    inner = torch.log(-torch.expm1(-2 * HALF * inverse)).masked_fill(least | most, 0)
+    below = F.softplus((centred - REACH) * inverse)
+    above = F.softplus(-(centred + REACH) * inverse)
+    least, most = values == 0, values == pixels.VALUES - 1
+    inner = torch.log(-torch.expm1(-2 * REACH * inverse)).masked_fill(least | most, 0)
     return inner - below.masked_fill(least, 0) - above.masked_fill(most, 0)
 
 
 def _signal(values: Tensor, dtype: torch.dtype) -> Tensor:
     """8-bit values in [-1, 1]."""
-    return values.to(dtype) / 127.5 - 1
+    return values.to(dtype) / pixels.HALF - 1
