@@ -12,11 +12,11 @@ from torch import Tensor
 from wavevq import pixels
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store
+from wavevq.decoders import sampler_for
 from wavevq.evaluate.report import spectrogram_figure
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.noise import uniform
 from wavevq.recipe import Evaluation
-from wavevq.sampling import choose
 from wavevq.train.log import Clip
 from wavevq.vqvae import VqVae
 
@@ -43,7 +43,7 @@ def clips(model: VqVae, store: Store, plan: Evaluation, seed: int) -> Shown:
         latents = model.encode(x, lengths)
         noise = uniform(seed, batch.index.tolist(), x.shape[-1]).to(device)
         frames = valid(frames_of(lengths, model.hop), latents.z.shape[1])
-        sampler = choose("auto", device=device)
+        sampler = sampler_for(model.decoder)
         drawn = model.decoder.sample(latents.z, batch.label.to(device), noise, sampler, frames=frames)
         for row, length in enumerate(lengths.tolist()):
             name = store.split("val")[int(batch.index[row])].name
@@ -62,7 +62,7 @@ def images(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:
         one = batch.to(device)
         z = model.encode(one.x, one.lengths).z
         noise = uniform(seed, batch.index.tolist(), one.x[0].numel()).view(one.x.shape).to(device)
-        sampler = choose("auto", device=device)
+        sampler = sampler_for(model.decoder)
         drawn = model.decoder.sample(z, one.label, noise, sampler)
         rows.append([one.x, model.decoder.reconstruct(z, one.label, noise, sampler), drawn])
     if not rows:

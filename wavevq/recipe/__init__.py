@@ -36,6 +36,8 @@ from wavevq.recipe.model import (
     Logistics,
     Model,
     NoBottleneck,
+    PixelCnn,
+    PixelCnnDecoder,
     Pixels,
     SpectralEncoder,
     Vae,
@@ -45,7 +47,16 @@ from wavevq.recipe.model import (
 from wavevq.recipe.reading import load_recipe, overridden, parse_recipe
 from wavevq.recipe.recipe import Recipe
 from wavevq.recipe.section import Section
-from wavevq.recipe.training import Evaluation, Joint, Prior, Schedule, Train, TransformerPrior, WaveNetPrior
+from wavevq.recipe.training import (
+    Evaluation,
+    Joint,
+    PixelCnnPrior,
+    Prior,
+    Schedule,
+    Train,
+    TransformerPrior,
+    WaveNetPrior,
+)
 
 __all__ = [
     "Bottleneck",
@@ -74,6 +85,9 @@ __all__ = [
     "OfSpeech",
     "OnDisk",
     "Pictures",
+    "PixelCnn",
+    "PixelCnnDecoder",
+    "PixelCnnPrior",
     "Pixels",
     "Prior",
     "Recipe",

@@ -56,8 +56,6 @@ class Recipe(Section):
         ]
         if self.data.size % self.hop or rows < 2:
             mistakes.append(f"data.size {self.data.size} must be twice the hop, {self.hop}, or another multiple of it")
-        if self.prior is not None and self.prior.joint is not None:
-            mistakes.append("prior.joint: joint training is for speech")
         if mistakes:
             raise ValueError("; ".join(mistakes))
         prior = self.prior and self.prior.model_copy(update={"crop": rows})
@@ -73,6 +71,14 @@ class Recipe(Section):
             )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
+        if self.prior is not None and self.prior.network.signal != self.data.signal:
+            fitting = "pixelcnn" if self.data.signal == "images" else "wavenet or transformer"
+            mistakes.append(
+                f"prior.network: kind {self.prior.network.kind!r} is for {self.prior.network.signal}; "
+                f"for {self.data.signal} must be {fitting}"
+            )
+        if self.prior is not None and self.prior.joint is not None and self.data.signal == "images":
+            mistakes.append("prior.joint: is for speech; leave it out")
         if any(mistakes):
             raise ValueError("; ".join(filter(None, mistakes)))
         return self
