@@ -21,7 +21,7 @@ from torch import Tensor
 from wavevq.errors import WavevqError
 from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import uniform
-from wavevq.sampling import choose, cpu, kernel, reference
+from wavevq.sampling import choose, cpu, kernel, packing, reference
 from wavevq.sampling.cpu import Cpu
 from wavevq.sampling.kernel import LANES, PANEL
 from wavevq.sampling.reference import Reference, pick, rounded
@@ -63,7 +63,7 @@ def test_multiply_is_the_matrix_product_and_no_row_depends_on_the_others(precisi
     for depth, columns in ((1, PANEL), (7, 5 * PANEL), (64, 4 * PANEL)):
         matrix = torch.from_numpy(rng.standard_normal((depth, columns)).astype(np.float32))
         words = LANES if precision == "bfloat16" else PANEL
-        packed = cpu._panels(matrix, precision)
+        packed = packing.panels(matrix, precision)
         stored = matrix.to(getattr(torch, precision)).double().numpy()
         x = rng.standard_normal((19, depth)).astype(np.float32)
         before = rng.standard_normal((19, columns)).astype(np.float32)
@@ -202,7 +202,7 @@ def test_logits_are_those_of_the_reference(shape: str, precision: str) -> None:
     classes = torch.randint(net.classes, (batch, steps))
     packed = cpu.pack(net, precision)
     streams, room = cpu.start(packed, batch), cpu.scratch(packed, batch)
-    gates = cpu._padded_gates(cond, packed.widths.gates).numpy().reshape(-1)
+    gates = packing.padded_gates(cond, packed.widths.gates).numpy().reshape(-1)
     right = reference.start(stored, batch)
     for t in range(steps):
         kernel.step(packed, streams, room, gates, cond.shape[1], t // hop, t, 0, batch)
@@ -367,7 +367,7 @@ def test_nothing_is_read_before_it_is_written(shape: str, monkeypatch: pytest.Mo
     cond = conditioning(net, 5, 6)
     noise = uniform(2, range(5), 6 * 20)
     drawn, _ = Cpu()(net, cond, noise)
-    monkeypatch.setattr(cpu, "_empty", lambda size: np.full(size, np.nan, np.float32))
+    monkeypatch.setattr(packing, "empty", lambda size: np.full(size, np.nan, np.float32))
     assert torch.equal(Cpu()(net, cond, noise)[0], drawn)
 
 

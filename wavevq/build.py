@@ -10,17 +10,19 @@ from torch import nn
 
 from wavevq import recipe as r
 from wavevq.audio import LEVEL_RMS
-from wavevq.data import corpora, synthetic
+from wavevq.data import corpora, image_store, images, synthetic
 from wavevq.data.alignments import aligned
 from wavevq.data.cache import cache_folder
 from wavevq.data.corpora import Listing
+from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
-from wavevq.decoders import Decoder, ImageDecoder, WaveNetDecoder
+from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
 from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
 from wavevq.nn.images import ImageEncoder, ImageUpsampler
+from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
@@ -31,7 +33,7 @@ from wavevq.vqvae import VqVae
 COLOURS = 3  # of an image
 
 
-def build_listing(data: r.Data, seed: int) -> Listing:
+def build_listing(data: r.OfSpeech, seed: int) -> Listing:
     """The recordings of a corpus and their alignments. Raises WavevqError where there are none."""
     listing = corpora.without(build_recordings(data, seed), data.without)
     if isinstance(data, r.OnDisk) and data.alignments is not None:
@@ -39,7 +41,7 @@ def build_listing(data: r.Data, seed: int) -> Listing:
     return listing
 
 
-def build_recordings(data: r.Data, seed: int) -> Listing:
+def build_recordings(data: r.OfSpeech, seed: int) -> Listing:
     match data:
         case r.Vctk():
             return corpora.vctk(data.root, data.microphone, data.held_out, seed)
@@ -55,8 +57,24 @@ def build_recordings(data: r.Data, seed: int) -> Listing:
 
 
 def build_store(recipe: r.Recipe) -> Store:
-    """The recipe's corpus, decoded and levelled; made once, then taken from the cache."""
-    return prepare(build_listing(recipe.data, recipe.seed), recipe.data.rate, recipe.data.trim_db)
+    """The recipe's corpus of speech, decoded and levelled; made once, then taken from the cache.
+
+    Raises WavevqError for a recipe of something else.
+    """
+    data = recipe.speech
+    return prepare(build_listing(data, recipe.seed), data.rate, data.trim_db)
+
+
+def build_corpus(recipe: r.Recipe) -> Corpus:
+    """The recipe's corpus, whatever it is of; made once, then taken from the cache."""
+    match recipe.data:
+        case r.Cifar10() as data:
+            return image_store.prepare(images.cifar10(data.root, data.held_out), data.size, data.flip)
+        case r.Images() as data:
+            listing = images.folder(data.root, data.size + 2 * data.margin, data.held_out, recipe.seed)
+            return image_store.prepare(listing, data.size, data.flip)
+        case _:
+            return build_store(recipe)
 
 
 def build_words(data: r.Data) -> Callable[[str], str] | None:
@@ -154,6 +172,15 @@ def build_decoder(model: r.Model, speakers: int) -> Decoder:
                 ImageUpsampler(latent, e.strides, e.window, d.channels, d.residual_blocks, d.residual, pixels.width),
                 pixels,
             )
+        case r.PixelCnnDecoder() as d, r.ImageEncoder() as e:
+            latent = e.groups * model.bottleneck.dim
+            return PixelCnnDecoder(
+                ImageUpsampler(latent, e.strides, e.window, d.context, d.context_layers, d.context, d.context),
+                build_pixelcnn(d, 256, COLOURS, d.context + d.label_dim),
+                Categorical(COLOURS),
+                labels=speakers,
+                label_dim=d.label_dim,
+            )
         case _:
             raise AssertionError("the recipe's grammar sees to it")
 
@@ -182,6 +209,19 @@ def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: 
     )
 
 
+def build_pixelcnn(n: r.PixelCnn, classes: int, groups: int, cond_dim: int) -> PixelCNN:
+    return PixelCNN(
+        classes=classes,
+        groups=groups,
+        layers=n.layers,
+        kernel=n.kernel,
+        residual=n.residual,
+        gate=n.gate,
+        head=n.head,
+        cond_dim=cond_dim,
+    )
+
+
 def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
     """The recipe's prior with initial weights, a function of its seed."""
     codes = recipe.model.bottleneck.codes
@@ -190,13 +230,20 @@ def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
     dim = plan.speaker_dim or 1
     with seeded(recipe.seed):
         drop = plan.drop_speaker if labels else 0.0
-        network = build_prior_network(plan.network, codes + 1, dim)
+        network = build_prior_network(plan.network, codes, recipe.model.encoder, dim)
         return Prior(network, codes=codes, labels=labels, dim=dim, drop=drop, seed=recipe.seed)
 
 
-def build_prior_network(n: r.WaveNetPrior | r.TransformerPrior, classes: int, dim: int) -> WaveNet | Transformer:
-    match n:
-        case r.WaveNetPrior():
-            return build_wavenet(n, classes, dim)
-        case r.TransformerPrior():
-            return Transformer(classes=classes, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)
+def build_prior_network(
+    n: r.WaveNetPrior | r.TransformerPrior | r.PixelCnnPrior, codes: int, e: r.Encoder, dim: int
+) -> WaveNet | Transformer | PixelCNN:
+    """Over the codes, and for sequences a class for their end."""
+    match n, e:
+        case r.WaveNetPrior(), _:
+            return build_wavenet(n, codes + 1, dim)
+        case r.TransformerPrior(), _:
+            return Transformer(classes=codes + 1, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)
+        case r.PixelCnnPrior(), r.ImageEncoder():
+            return build_pixelcnn(n, codes, e.groups, dim)
+        case _:
+            raise AssertionError("the recipe's grammar sees to it")

@@ -84,14 +84,14 @@ class Likelihood(Protocol):
         z: Tensor,
         label: Tensor,
         noise: Tensor,
-        sampler: Sampler,
+        sampler: Any,
         temperature: float = 1.0,
         top_p: float = 1.0,
         frames: Tensor | None = None,
     ) -> Tensor:
         """x ``[B, C, *space]`` drawn with uniform ``noise`` in [0, 1), a number a value; frames: bool ``[B, *grid]``.
 
-        noise: ``[B, *space]``, of images ``[B, C, *space]``.
+        noise: ``[B, *space]``, of images ``[B, C, *space]``. sampler: a ``Sampler``, of images a ``GridSampler``.
         """
         ...
 

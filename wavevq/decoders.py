@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavevq.contracts import Sampler
+from wavevq.contracts import GridSampler, Sampler
 from wavevq.errors import WavevqError
-from wavevq.nn.distributions import Classes, MuLawCategorical, Pixels
+from wavevq.nn.distributions import Categorical, Classes, MuLawCategorical, Pixels, softmax_nats
 from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.images import ImageUpsampler
+from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling import Backend, Precision, choose, choose_grid
 from wavevq.sampling.reference import one_thread, pick
 
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
@@ -44,11 +46,15 @@ class Decoder(nn.Module, ABC):
         z: Tensor,
         label: Tensor,
         noise: Tensor,
-        sampler: Sampler,
+        sampler: Any,
         temperature: float = 1.0,
         top_p: float = 1.0,
         frames: Tensor | None = None,
     ) -> Tensor: ...
+
+    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
+        """x ``[B, C, *space]`` as the latents tell it: here one that is drawn; arguments as ``sample``'s."""
+        return self.sample(z, label, noise, sampler)
 
 
 class WaveNetDecoder(Decoder):
@@ -230,10 +236,79 @@ class ImageDecoder(Decoder):
             values = torch.cat([values, pick(logits, noise[:, colour], temperature, top_p)[:, None]], dim=1)
         return self.distribution.decode(values)
 
+    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
+        """The expected image: nothing is drawn."""
+        return self.mean(z)
+
     @torch.no_grad()
     def mean(self, z: Tensor) -> Tensor:
         """The expected image, float32 ``[B, C, H, W]`` in [-1, 1]: the reconstruction of least squared error."""
         return self.distribution.mean(self.network(z)).float()
+
+
+class PixelCnnDecoder(Decoder):
+    """A PixelCNN over the 8-bit values of pixels, the colours of one after each other, given the latents.
+
+    Van den Oord et al. 2017, section 4.2: such a decoder can do without its latents, which a continuous bottleneck then
+    leaves unused. context: brings latents ``[B, h, w, G, D]`` to every pixel; label_dim: width of the embedding of the
+    label that joins them, 0 for none.
+    """
+
+    unit = "dim"
+    distribution: Categorical
+
+    def __init__(
+        self, context: ImageUpsampler, network: PixelCNN, distribution: Categorical, *, labels: int, label_dim: int
+    ) -> None:
+        super().__init__()
+        self.context, self.network, self.distribution = context, network, distribution
+        self.label = nn.Embedding(labels, label_dim) if label_dim else None
+        self.labelled = self.label is not None
+
+    def conditioning(self, z: Tensor, label: Tensor) -> Tensor:
+        """``[B, H, W, cond_dim]`` of z ``[B, h, w, G, D]`` and labels int64 ``[B]``."""
+        there: Tensor = self.context(z).permute(0, 2, 3, 1)
+        if self.label is None:
+            return there
+        label = self.label(label)[:, None, None].expand(-1, *there.shape[1:3], -1)
+        return torch.cat([there, label.to(there.dtype)], dim=-1)
+
+    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Nats ``[B]``, float32, of the 8-bit values of all colours of the pixels where the mask is true.
+
+        x: ``[B, C, H, W]`` in [-1, 1]; label: int64 ``[B]``; mask: bool ``[B, H, W]``.
+        """
+        values = self.distribution.encode(x).permute(0, 2, 3, 1)
+        nats = softmax_nats(self.network(values, self.conditioning(z, label)), values)
+        return (nats * mask[..., None]).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        z: Tensor,
+        label: Tensor,
+        noise: Tensor,
+        sampler: GridSampler,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        """x float32 ``[B, C, H, W]``, drawn with uniform noise ``[B, C, H, W]``; one's pixels are as it is alone."""
+        # Conditioning comes one image after the other, since products of several round differently.
+        cond = [self.conditioning(z[i : i + 1], label[i : i + 1]) for i in range(len(z))]
+        values = sampler(self.network, torch.cat(cond), noise.permute(0, 2, 3, 1), temperature, top_p)
+        return self.distribution.decode(values.permute(0, 3, 1, 2))
+
+
+def sampler_for(decoder: Decoder, backend: Backend = "auto", precision: Precision = "bfloat16") -> Any:
+    """What ``sample`` of a decoder takes, where the decoder is; None where it needs none. Raises as ``choose``."""
+    match decoder:
+        case WaveNetDecoder():
+            return choose(backend, precision, decoder.speaker.weight.device)
+        case PixelCnnDecoder():
+            return choose_grid(backend, precision)
+        case _:
+            return None
 
 
 def of_speech(decoder: Decoder) -> WaveNetDecoder:

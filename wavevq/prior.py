@@ -1,4 +1,4 @@
-"""The learned prior p(codes | speaker): ancestral sampling from it gives speech from nothing.
+"""The learned prior p(codes | label): ancestral sampling from it gives speech, or pictures, from nothing.
 
 Van den Oord et al. 2017, section 3.3: after training, an autoregressive distribution is fitted to the codes.
 """
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavevq.contracts import Batch, Sampler, StepLoss
+from wavevq.contracts import Batch, GridSampler, Sampler, StepLoss
 from wavevq.distributed import total, world_size
 from wavevq.nn.encoders import valid
+from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import DROP, derived, uniform
@@ -26,13 +27,14 @@ CODES_A_CALL = 32  # drawn before it is looked whether every clip has ended
 class Prior(nn.Module):
     """An autoregressive distribution over a grid of codes, in raster order, given a label or none.
 
-    network: over K classes, or over K + 1 where sequences end (``ends``): the last then says that the clip is over.
+    network: over K classes, or over K + 1 where sequences end (``ends``): the last then says that the clip is over. A
+    PixelCNN sees a grid (h, w, G) as such; to the others any grid is a sequence.
     labels: how many; 0 for an unconditional prior. dim: width of their embedding. drop: chance that a training example
     is shown without its label, so that the prior may be asked without one.
     """
 
     def __init__(
-        self, network: WaveNet | Transformer, *, codes: int, labels: int, dim: int, drop: float, seed: int
+        self, network: WaveNet | Transformer | PixelCNN, *, codes: int, labels: int, dim: int, drop: float, seed: int
     ) -> None:
         super().__init__()
         self.network, self.codes, self.labels, self.drop, self.seed = network, codes, labels, drop, seed
@@ -49,39 +51,50 @@ class Prior(nn.Module):
         return self.labels
 
     def logits(self, codes: Tensor, label: Tensor) -> Tensor:
-        """Teacher-forced logits ``[B, N, Q]`` of codes int64 ``[B, N]`` (or rows, as ``nll``) and labels ``[B]``."""
+        """Teacher-forced logits ``[B, N, Q]`` of codes int64 ``[B, N]`` (or rows, as ``nll``) and labels ``[B]``.
+
+        Of a PixelCNN ``[B, h, w, G, Q]`` of codes int64 ``[B, h, w, G]``.
+        """
         cond = self.conditioning(label)
-        if isinstance(self.network, WaveNet):
-            return self.network(codes, cond)  # type: ignore[no-any-return]
-        return self.network(codes, cond[:, 0])  # type: ignore[no-any-return]
+        if isinstance(self.network, Transformer):
+            cond = cond[:, 0]
+        return self.network(codes, cond)  # type: ignore[no-any-return]
 
     def conditioning(self, label: Tensor) -> Tensor:
         """``[B, 1, ...]`` of labels int64 ``[B]``, as the network's sampler takes it; one not known is nobody's."""
         c: Tensor = self.label(label.clamp(max=self.nobody))[:, None]
-        return self.network.conditioning(c) if isinstance(self.network, WaveNet) else c
+        match self.network:
+            case WaveNet():
+                return self.network.conditioning(c)
+            case PixelCNN():
+                return c[:, None]
+            case _:
+                return c
 
     def nll(self, codes: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, float32, summed over the positions where ``mask`` is true.
 
-        codes: int64 ``[B, *grid]`` in [0, Q), mask: bool ``[B, *grid]``, label: int64 ``[B]``. Or codes as one-hot
-        rows, float ``[B, *grid, Q]``: a gradient then passes through them, as targets and as inputs.
+        codes: int64 ``[B, *grid]`` in [0, Q), mask: bool ``[B, *grid]``, label: int64 ``[B]``. Or, but to a PixelCNN,
+        codes as one-hot rows, float ``[B, *grid, Q]``: a gradient then passes through them, as targets and as inputs.
         """
         flat = codes.flatten(1, mask.ndim - 1)
-        logits = self.logits(flat, label)
+        logits = self.logits(codes if isinstance(self.network, PixelCNN) else flat, label).flatten(1, -2)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         targets = flat.transpose(1, 2) if flat.is_floating_point() else flat
         nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         return (nats * mask.flatten(1)).sum(1)
 
     def taught(self, batch: Batch) -> Tensor:
-        """Mask bool ``[B, N]`` of the codes to learn from; batch.cond: int64 ``[B]``, 1 where a row begins mid-clip.
+        """Mask bool ``[B, *grid]`` of the codes to learn from.
 
-        Such a row's first code follows others that are not shown, and is there to be read only.
+        batch.cond: int64 ``[B]``, 1 where a row begins mid-clip: its first code follows others that are not shown, and
+        is there to be read only. None where all are whole.
         """
-        mask = valid(batch.lengths, batch.x.shape[1])
-        assert batch.cond is not None
-        mask[:, 0] &= batch.cond == 0
-        return mask
+        grid = batch.x.shape[:-1] if batch.x.is_floating_point() else batch.x.shape
+        mask = valid(batch.lengths, grid[1])
+        if batch.cond is not None:
+            mask[:, 0] &= batch.cond == 0
+        return mask.view(*mask.shape, *[1] * (len(grid) - 2)).expand(grid)
 
     def training_loss(self, batch: Batch) -> StepLoss:
         """Nats a code, over all ranks, of what is ``taught``; batch.x: codes as ``nll`` takes them."""
@@ -103,7 +116,7 @@ class Prior(nn.Module):
         prefix: Tensor | None = None,
         advance: Callable[[int], object] = lambda codes: None,
     ) -> list[Tensor]:
-        """Codes int64 ``[n]`` a row, n from 0 to N: fewer where the clip ended, the end left out.
+        """Codes int64 ``[n]`` a row of a sequence, n from 0 to N: fewer where the clip ended, the end left out.
 
         label: int64 ``[B]``; noise: uniform ``[B, N]``; prefix: int64 ``[B, P]``, codes to go on from.
         advance: called with how many of the B x N have been drawn since, or need no longer be.
@@ -124,3 +137,10 @@ class Prior(nn.Module):
             advance(some.numel())
         rows = torch.cat(parts, 1) if parts else torch.empty(len(label), 0, dtype=torch.int64)
         return [row[: int((row == self.codes).int().argmax())] if (row == self.codes).any() else row for row in rows]
+
+    @torch.no_grad()
+    def sample_grid(
+        self, label: Tensor, noise: Tensor, sampler: GridSampler, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
+        """Codes int64 ``[B, h, w, G]`` from a PixelCNN; label: int64 ``[B]``; noise: uniform ``[B, h, w, G]``."""
+        return sampler(self.network, self.conditioning(label), noise, temperature, top_p)

@@ -8,10 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wavevq.errors import WavevqError
 from wavevq.fixed.products import ACTIVATION, Integers, integers
 from wavevq.fixed.tables import POWERS, TABLE, table
 from wavevq.fixed.transformer import FixedTransformer
 from wavevq.fixed.wavenet import FixedWaveNet
+from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
 
@@ -39,16 +41,22 @@ class State(Protocol):
 
 
 class FixedPrior:
-    """A prior whose probabilities are integers. Raises WavevqError for one whose sums cannot be proven exact."""
+    """A prior of sequences whose probabilities are integers.
+
+    Raises WavevqError for one of grids, and for one whose sums cannot be proven exact.
+    """
 
     def __init__(self, prior: Prior) -> None:
         self.codes, self.nobody = prior.codes, prior.nobody
         self.embedding = integers(prior.label.weight, ACTIVATION)
         bound = np.abs(self.embedding).max(0)
-        if isinstance(prior.network, WaveNet):
-            self.network: Network = FixedWaveNet(prior.network, bound)
-        else:
-            self.network = FixedTransformer(prior.network, bound)
+        match prior.network:
+            case WaveNet():
+                self.network: Network = FixedWaveNet(prior.network, bound)
+            case Transformer():
+                self.network = FixedTransformer(prior.network, bound)
+            case _:
+                raise WavevqError("a PixelCNN prior: must be a wavenet or a transformer, of sequences, to pack codes")
 
     def start(self, label: int) -> State:
         """The state before the first code, under a label; one that the prior does not know is nobody's."""

@@ -54,9 +54,14 @@ class MuLawCategorical:
 
     def nll(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Nats a sample, float32 (float64 of float64 logits) ``[...]``, of logits ``[..., Q]`` and classes."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nats = F.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none")
-        return nats.view(classes.shape)
+        return softmax_nats(logits, classes)
+
+
+def softmax_nats(logits: Tensor, classes: Tensor) -> Tensor:
+    """Nats a class, float32 (float64 of float64 logits) ``[...]``, of logits ``[..., Q]`` and classes, int64."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    nats = F.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none")
+    return nats.view(classes.shape)
 
 
 @dataclass(frozen=True)

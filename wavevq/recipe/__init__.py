@@ -6,7 +6,21 @@ computed where they are needed and never typed into a recipe.
 
 from __future__ import annotations
 
-from wavevq.recipe.data import Data, Folder, Fsdd, LibriSpeech, OnDisk, Speech, Synthetic, Vctk
+from wavevq.recipe.data import (
+    Cifar10,
+    Data,
+    Folder,
+    Fsdd,
+    Images,
+    LibriSpeech,
+    OfImages,
+    OfSpeech,
+    OnDisk,
+    Pictures,
+    Speech,
+    Synthetic,
+    Vctk,
+)
 from wavevq.recipe.model import (
     Bottleneck,
     Categorical,
@@ -22,6 +36,8 @@ from wavevq.recipe.model import (
     Logistics,
     Model,
     NoBottleneck,
+    PixelCnn,
+    PixelCnnDecoder,
     Pixels,
     SpectralEncoder,
     Vae,
@@ -32,11 +48,21 @@ from wavevq.recipe.model import (
 from wavevq.recipe.reading import load_recipe, overridden, parse_recipe
 from wavevq.recipe.recipe import Recipe
 from wavevq.recipe.section import Section
-from wavevq.recipe.training import Evaluation, Joint, Prior, Schedule, Train, TransformerPrior, WaveNetPrior
+from wavevq.recipe.training import (
+    Evaluation,
+    Joint,
+    PixelCnnPrior,
+    Prior,
+    Schedule,
+    Train,
+    TransformerPrior,
+    WaveNetPrior,
+)
 
 __all__ = [
     "Bottleneck",
     "Categorical",
+    "Cifar10",
     "Codebook",
     "Continuous",
     "Data",
@@ -50,12 +76,19 @@ __all__ = [
     "GradientVq",
     "ImageDecoder",
     "ImageEncoder",
+    "Images",
     "Joint",
     "LibriSpeech",
     "Logistics",
     "Model",
     "NoBottleneck",
+    "OfImages",
+    "OfSpeech",
     "OnDisk",
+    "Pictures",
+    "PixelCnn",
+    "PixelCnnDecoder",
+    "PixelCnnPrior",
     "Pixels",
     "Prior",
     "Recipe",

@@ -207,7 +207,33 @@ class ImageDecoder(Section):
         return f"{self.residual_blocks} residual blocks, {self.channels} channels, {self.distribution.kind}"
 
 
-Decoder = Annotated[WaveNetDecoder | ImageDecoder, Field(discriminator="kind")]
+class PixelCnn(Section):
+    """What both networks over grids have."""
+
+    signal: ClassVar[Signal] = "images"
+    kind: Literal["pixelcnn"]
+    layers: Count = 12
+    kernel: Literal[1, 3, 5, 7] = 3  # columns that a layer reads above a position
+    residual: Count = 64
+    gate: Count = 64  # width after the gate; filter and gate together are twice as wide
+    head: Count = 128  # hidden width between the last layer and the classes
+
+
+class PixelCnnDecoder(PixelCnn):
+    """A PixelCNN over the 8-bit values of pixels, conditioned on the codes (Van den Oord et al. 2017, section 4.2)."""
+
+    kernel: Literal[1, 3, 5, 7] = 5
+    context: Count = 128  # width of the network, the image encoder's mirror image, that brings codes to pixels
+    context_layers: Whole = 2
+    label_dim: Whole = 0  # width of the class's embedding; 0: the codes alone
+
+    @property
+    def size(self) -> str:
+        """For ``wavevq info``."""
+        return f"{self.layers} layers, {self.residual} channels"
+
+
+Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder, Field(discriminator="kind")]
 
 
 class Model(Section):

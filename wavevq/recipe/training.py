@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from wavevq.recipe.section import Count, Number, Positive, Section, Share, Whole
+from wavevq.recipe.model import PixelCnn
+from wavevq.recipe.section import Count, Number, Positive, Section, Share, Signal, Whole
 
 
 class Schedule(Section):
@@ -37,6 +38,7 @@ class Train(Schedule):
 class WaveNetPrior(Section):
     """The WaveNet of the decoder over codes: the fast sampler serves it."""
 
+    signal: ClassVar[Signal] = "speech"
     kind: Literal["wavenet"]
     layers: Count = 20
     cycle: Annotated[int, Number, Field(gt=0, le=20)] = 5
@@ -50,6 +52,7 @@ class WaveNetPrior(Section):
 class TransformerPrior(Section):
     """A causal transformer with rotary positions."""
 
+    signal: ClassVar[Signal] = "speech"
     kind: Literal["transformer"]
     layers: Count = 6
     width: Count = 256
@@ -60,6 +63,10 @@ class TransformerPrior(Section):
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of twice the heads, {2 * self.heads}")
         return self
+
+
+class PixelCnnPrior(PixelCnn):
+    """A gated PixelCNN over the grid of an image's codes (Van den Oord et al. 2016)."""
 
 
 class Joint(Section):
@@ -76,16 +83,17 @@ def _shorthand(value: Any) -> Any:
 class Prior(Schedule):
     """p(codes | speaker), trained on the codes of the finished VQ-VAE, an end class after each clip.
 
+    Of images p(codes | class) over their whole grid.
     Or together with it (``joint``, true for its defaults): the schedule is then that of ``train``, and none is given
     here.
     """
 
     steps: Count = 0  # required, but in joint training
     joint: Annotated[Joint | None, BeforeValidator(_shorthand)] = None
-    network: Annotated[WaveNetPrior | TransformerPrior, Field(discriminator="kind")]
+    network: Annotated[WaveNetPrior | TransformerPrior | PixelCnnPrior, Field(discriminator="kind")]
     crop: Annotated[int, Number, Field(ge=2)] = 512  # codes; the first of a crop within its clip is only read
-    speaker_dim: Whole = 64  # width of the speaker's embedding; 0: unconditional
-    drop_speaker: Share = 0.1  # chance that an example is shown without its speaker, for sampling without one
+    speaker_dim: Whole = 64  # width of the embedding of the speaker, or class of images; 0: unconditional
+    drop_speaker: Share = 0.1  # chance that an example is shown without it, for sampling without one
 
     @model_validator(mode="after")
     def _has_steps(self) -> Prior:

@@ -1,13 +1,15 @@
-"""Drawing from a WaveNet: one contract (``contracts.Sampler``), three backends, and the choice among them."""
+"""Drawing from a WaveNet or a PixelCNN: a contract for each (``contracts``), their backends, and the choice."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from wavevq.contracts import Sampler
+from wavevq.contracts import GridSampler, Sampler
 from wavevq.errors import WavevqError
 
 Backend = Literal["auto", "reference", "cpu", "gpu"]
@@ -22,9 +24,7 @@ def choose(backend: Backend = "auto", precision: Precision = "bfloat16", device:
     precision: how the matrices are stored; the arithmetic is float32. Raises WavevqError for names that are none, and
     for a backend that cannot run there.
     """
-    for what, value, known in (("sampler", backend, BACKENDS), ("precision", precision, PRECISIONS)):
-        if value not in known:
-            raise WavevqError(f"{what} {value}: must be one of {', '.join(known)}")
+    _check(backend, precision)
     device = torch.device(device)
     if backend == "auto":
         from wavevq.sampling.gpu import usable
@@ -38,12 +38,8 @@ def choose(backend: Backend = "auto", precision: Precision = "bfloat16", device:
         case "cpu":
             if device.type != "cpu":
                 raise WavevqError(f"sampler cpu: the model is on {device}; give auto, gpu or reference")
-            try:
+            with _kept():
                 from wavevq.sampling.cpu import Cpu  # numba takes its time to import
-            except RuntimeError as error:  # of numba, where it can write its cache nowhere
-                raise WavevqError(
-                    f"sampler cpu: its compiled code cannot be kept ({error}); NUMBA_CACHE_DIR may name a folder for it"
-                ) from None
             return Cpu(precision)
         case "gpu":
             from wavevq.sampling.gpu import Gpu, usable
@@ -51,6 +47,39 @@ def choose(backend: Backend = "auto", precision: Precision = "bfloat16", device:
             if (reason := usable(device)) is not None:
                 raise WavevqError(f"sampler gpu: {reason}; give auto, cpu or reference")
             return Gpu(precision)
+
+
+def choose_grid(backend: Backend = "auto", precision: Precision = "bfloat16") -> GridSampler:
+    """The sampler of PixelCNNs of that name, wherever the network lies; as ``choose``. On a GPU none is fast."""
+    _check(backend, precision)
+    match backend:
+        case "auto" | "cpu":
+            with _kept():
+                from wavevq.sampling.pixelcnn_cpu import GridCpu
+            return GridCpu(precision)
+        case "reference":
+            from wavevq.sampling.pixelcnn_reference import GridReference
+
+            return GridReference(precision)
+        case "gpu":
+            raise WavevqError("sampler gpu: draws sequences, not grids; give auto, cpu or reference")
+
+
+def _check(backend: Backend, precision: Precision) -> None:
+    for what, value, known in (("sampler", backend, BACKENDS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise WavevqError(f"{what} {value}: must be one of {', '.join(known)}")
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """For the import of compiled code. Raises WavevqError where it cannot be kept."""
+    try:
+        yield
+    except RuntimeError as error:  # of numba, where it can write its cache nowhere
+        raise WavevqError(
+            f"sampler cpu: its compiled code cannot be kept ({error}); NUMBA_CACHE_DIR may name a folder for it"
+        ) from None
 
 
 def hop_of(weights: Any, cond: Tensor, noise: Tensor, prefix: Tensor | None) -> int:

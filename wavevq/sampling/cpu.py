@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from wavevq.nn.wavenet import WaveNet
-from wavevq.sampling import Precision, hop_of, kernel
+from wavevq.sampling import Precision, hop_of, kernel, packing
 from wavevq.sampling.kernel import BLOCK, LANES, PANEL, Packed, Scratch, Streams, Widths
+from wavevq.sampling.packing import padded_gates, panels, shared_out, told, up, whole_panels
 
 
 @dataclass
@@ -55,7 +53,7 @@ class Cpu:
         assert len(state.streams.present) == batch, "a state goes on with its own streams"
         assert cond.shape[2:] == (len(weights.dilations), 2 * weights.gate)
         given = torch.empty(batch, 0, dtype=torch.int64) if prefix is None else prefix
-        gates = _padded_gates(cond.float(), state.net.widths.gates).numpy().reshape(-1)
+        gates = padded_gates(cond.float(), state.net.widths.gates).numpy().reshape(-1)
         frames = cond.shape[1]
         uniforms, classes = noise.double().contiguous().numpy(), given.contiguous().numpy()
         drawn = np.empty((batch, count), np.int64)
@@ -63,17 +61,10 @@ class Cpu:
         def share(first: int, last: int) -> None:
             room = scratch(state.net, last - first)
             where = (state.position, first, last)
-            # Within what a float32 tells from 0 and from infinity.
-            how = (min(max(float(temperature), 1e-30), 1e30), float(top_p))
+            how = told(temperature), float(top_p)
             kernel.draw(state.net, state.streams, room, gates, frames, uniforms, classes, drawn, *where, *how)
 
-        threads = min(batch, torch.get_num_threads())
-        edges = [batch * i // threads for i in range(threads + 1)] if batch else [0]
-        if threads == 1:
-            share(0, batch)
-        else:
-            with ThreadPoolExecutor(max(1, threads)) as pool:
-                list(pool.map(share, edges[:-1], edges[1:]))
+        shared_out(share, batch)
         state.position += given.shape[1] + count
         return torch.from_numpy(drawn), state
 
@@ -82,21 +73,21 @@ def pack(weights: WaveNet, precision: Precision) -> Packed:
     """The network as the kernel reads it; ``precision`` is that of the matrices."""
     layers, taps, residual, gates = weights.taps.shape
     width, skip = gates // 2, weights.skip.shape[2]
-    row = _up(residual, PANEL)
-    padded = _padded_gates(weights.taps.detach(), 2 * _up(width, LANES))
+    row = up(residual, PANEL)
+    padded = padded_gates(weights.taps.detach(), 2 * up(width, LANES))
     # Residual beside skip; the last layer's residual output, which does not exist, becomes zero.
-    out = torch.zeros(layers, width, row + _up(skip, PANEL))
+    out = torch.zeros(layers, width, row + up(skip, PANEL))
     out[:-1, :, :residual] = weights.residual.detach()
     out[:, :, row : row + skip] = weights.skip.detach()
     return Packed(
         embedding=F.pad(weights.embedding.detach().float(), (0, row - residual, 0, 1)).flatten().numpy(),
-        past=_panels(padded[:, :-1], precision),
-        now=_panels(padded[:, -1], precision),
-        out=_panels(out, precision),
-        hidden=_panels(weights.hidden.weight.detach().t(), precision),
-        hidden_bias=_whole_panels(weights.hidden.bias.detach().float()).numpy(),
-        output=_panels(weights.output.weight.detach().t(), precision),
-        output_bias=_whole_panels(weights.output.bias.detach().float(), -torch.inf).numpy(),
+        past=panels(padded[:, :-1], precision),
+        now=panels(padded[:, -1], precision),
+        out=panels(out, precision),
+        hidden=panels(weights.hidden.weight.detach().t(), precision),
+        hidden_bias=whole_panels(weights.hidden.bias.detach().float()).numpy(),
+        output=panels(weights.output.weight.detach().t(), precision),
+        output_bias=whole_panels(weights.output.bias.detach().float(), -torch.inf).numpy(),
         dilations=np.array(weights.dilations, np.int64),
         widths=Widths(
             classes=weights.classes,
@@ -124,7 +115,7 @@ def start(net: Packed, batch: int) -> Streams:
         starts=starts,
         sizes=np.array(sizes, np.int64),
         block=BLOCK if batch < 4 and w.past else 1,
-        ahead=_empty(len(sizes) * batch * BLOCK * w.gates if w.past else 0),
+        ahead=packing.empty(len(sizes) * batch * BLOCK * w.gates if w.past else 0),
     )
 
 
@@ -132,46 +123,10 @@ def scratch(net: Packed, batch: int) -> Scratch:
     """Room for a step of ``batch`` streams."""
     w = net.widths
     return Scratch(
-        stream=_empty(batch * w.stream),
-        gates=_empty(batch * w.gates),
-        gated=_empty(batch * w.gates // 2),
-        hidden=_empty(batch * len(net.hidden_bias)),
-        logits=_empty(batch * len(net.output_bias)),
-        early=_empty(batch * BLOCK * w.row),
+        stream=packing.empty(batch * w.stream),
+        gates=packing.empty(batch * w.gates),
+        gated=packing.empty(batch * w.gates // 2),
+        hidden=packing.empty(batch * len(net.hidden_bias)),
+        logits=packing.empty(batch * len(net.output_bias)),
+        early=packing.empty(batch * BLOCK * w.row),
     )
-
-
-def _empty(size: int) -> NDArray[np.float32]:
-    """Memory that the kernel writes before it reads it."""
-    return np.empty(size, np.float32)
-
-
-def _panels(matrices: Tensor, precision: Precision) -> NDArray[Any]:
-    """Matrices ``[..., rows, columns]`` as ``[..., panels, rows, words]``, flat.
-
-    A panel is PANEL columns; its row is PANEL float32, or LANES 32-bit words with the bfloat16 of column c in the
-    low half of word c and that of column c + LANES in the high half.
-    """
-    wide = _whole_panels(matrices.float())
-    panels = wide.view(*wide.shape[:-1], wide.shape[-1] // PANEL, PANEL).movedim(-2, -3).contiguous()
-    if precision == "float32":
-        return panels.flatten().numpy()
-    words = panels.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
-    packed: NDArray[np.uint32] = words[..., :LANES] | words[..., LANES:] << np.uint32(16)
-    return packed.reshape(-1)
-
-
-def _padded_gates(gates: Tensor, columns: int) -> Tensor:
-    """Filters and gates ``[..., 2W]`` with each half padded to half of ``columns``."""
-    if gates.shape[-1] == columns:
-        return gates.contiguous()
-    halves = gates.reshape(*gates.shape[:-1], 2, gates.shape[-1] // 2)
-    return F.pad(halves, (0, columns // 2 - halves.shape[-1])).flatten(-2)
-
-
-def _whole_panels(x: Tensor, value: float = 0.0) -> Tensor:
-    return F.pad(x, (0, _up(x.shape[-1], PANEL) - x.shape[-1]), value=value)
-
-
-def _up(size: int, step: int) -> int:
-    return -(-size // step) * step

@@ -30,6 +30,7 @@ Integers = NDArray[np.int64]
 LANES = 16  # floats of a vector: one AVX-512 register, two of AVX2, four of NEON
 PANEL = 2 * LANES  # columns that are stored together: two bfloat16 a 32-bit word
 START = np.int64(0)  # of an array: numba would compile a function anew for each literal 0 among its arguments
+WHOLE = np.int64(PANEL)  # words of a panel's row of float32
 BLOCK = 8  # steps that the past taps are multiplied for at once
 
 
@@ -527,3 +528,146 @@ def draw(net, streams, scratch, cond, frames, noise, prefix, drawn, position, fi
                 found = pick(scratch.logits, at, net.widths.classes, noise[row, t - given], temperature, top_p)
                 drawn[row, t - given] = found
                 streams.present[row] = found
+
+
+# --- loops over grids ---------------------------------------------------------------------------------------
+
+
+@_compiled
+def grid_values(net, out, at, drawn, row, i, j):
+    """out at ``at``: the sum of a position's embedded values, or 0 where it lies above or left of the grid."""
+    w = net.widths
+    out[at : at + w.row] = 0
+    if i >= 0 and j >= 0:
+        for g in range(w.groups):
+            table = (g * w.classes + drawn[row, i, j, g]) * w.row
+            for c in range(w.row):
+                out[at + c] += net.embedding[table + c]
+
+
+@_compiled
+def grid_row(net, room, cond, drawn, row, image, i):
+    """The vertical stack of row ``i`` of an image, ``room.links`` of all its positions; above it all is drawn.
+
+    cond: float32 ``[B, 1, 1, C]`` or ``[B, h, w, C]``; row: of the image in cond and drawn, image: in ``room``.
+    """
+    w = net.widths
+    columns = drawn.shape[2]
+    wide, slot, width = columns + w.kernel - 1, i % w.reach, w.gates // 2
+    flat = cond.reshape(-1)
+    given = cond.shape[2]  # positions of the row with a conditioning of their own
+    of_cond = (row * cond.shape[1] + min(i, cond.shape[1] - 1)) * given * w.cond
+    taps = net.vertical.size // (w.layers * w.reach * w.kernel)
+    for layer in range(w.layers):
+        base = (image * w.layers + layer) * w.reach * wide * w.row
+        here = base + (slot * wide + w.kernel // 2) * w.row
+        if layer == 0:
+            for j in range(columns):
+                grid_values(net, room.above, here + j * w.row, drawn, row, i - 1, j)
+        for j in range(given):
+            for c in range(0, 2 * w.gates, LANES):
+                _copy(room.cond, j * 2 * w.gates + c, net.condition_bias, layer * 2 * w.gates + c)
+        at = layer * (net.condition.size // w.layers)
+        multiply(
+            room.cond, START, 2 * w.gates, flat, of_cond, w.cond, net.condition, at, WHOLE, given, w.cond, 2 * w.gates
+        )
+        room.gates[: columns * w.gates] = 0
+        for a in range(max(0, w.reach - 1 - i), w.reach):  # above the grid all is zero
+            past = (i - (w.reach - 1 - a)) % w.reach
+            for b in range(w.kernel):
+                of, at = base + (past * wide + b) * w.row, ((layer * w.reach + a) * w.kernel + b) * taps
+                multiply(
+                    room.gates, START, w.gates, room.above, of, w.row, net.vertical, at, w.words, columns, w.residual,
+                    w.gates,
+                )  # fmt: skip
+        links = (image * w.layers + layer) * columns * w.gates
+        for j in range(columns):
+            own = min(j, given - 1) * 2 * w.gates
+            for c in range(0, width, LANES):
+                _gate(room.gated, j * width + c, room.gates, j * w.gates + c, room.cond, own + c, width)
+            for c in range(0, w.gates, LANES):
+                _copy(room.links, links + j * w.gates + c, room.cond, own + w.gates + c)
+        at = layer * (net.link.size // w.layers)
+        multiply(room.links, links, w.gates, room.gated, START, width, net.link, at, w.words, columns, w.gate, w.gates)
+        if layer < w.layers - 1:
+            below = here + w.reach * wide * w.row
+            for c in range(0, columns * w.row, LANES):
+                _copy(room.above, below + c, room.above, here + c)
+            at = layer * (net.vertical_out.size // (w.layers - 1))
+            multiply(
+                room.above, below, w.row, room.gated, START, width, net.vertical_out, at, w.words, columns, w.gate,
+                w.row,
+            )  # fmt: skip
+
+
+@_compiled
+def grid_features(net, room, drawn, first, last, i, j):
+    """``room.features`` of position (i, j) of the images ``first`` to ``last``, after ``grid_row`` of row i."""
+    w = net.widths
+    columns, width, rows = drawn.shape[2], w.gates // 2, last - first
+    long = w.reach - 1 + columns
+    taps = net.horizontal.size // (w.layers * w.reach)
+    for image in range(rows):
+        grid_values(net, room.features, image * w.row, drawn, first + image, i, j - 1)
+    for layer in range(w.layers):
+        for image in range(rows):
+            at = ((image * w.layers + layer) * long + w.reach - 1 + j) * w.row
+            for c in range(0, w.row, LANES):
+                _copy(room.left, at + c, room.features, image * w.row + c)
+        room.gates[: rows * w.gates] = 0
+        for tap in range(w.reach):
+            of, at = (layer * long + j + tap) * w.row, (layer * w.reach + tap) * taps
+            multiply(
+                room.gates, START, w.gates, room.left, of, w.layers * long * w.row, net.horizontal, at, w.words, rows,
+                w.residual, w.gates,
+            )  # fmt: skip
+        for image in range(rows):
+            link = ((image * w.layers + layer) * columns + j) * w.gates
+            for c in range(0, width, LANES):
+                _gate(room.gated, image * width + c, room.gates, image * w.gates + c, room.links, link + c, width)
+        at = layer * (net.horizontal_out.size // w.layers)
+        multiply(
+            room.features, START, w.row, room.gated, START, width, net.horizontal_out, at, w.words, rows, w.gate, w.row
+        )
+
+
+@_compiled
+def grid_head(net, room, rows, g):
+    """``room.logits`` ``[rows, Q']`` of the g-th value, of ``room.features``."""
+    w = net.widths
+    hidden, logits = net.hidden_bias.size // w.groups, net.output_bias.size // w.groups
+    for c in range(rows * w.row):
+        room.seen[c] = max(room.features[c], np.float32(0))
+    for image in range(rows):
+        for c in range(0, hidden, LANES):
+            _copy(room.hidden, image * hidden + c, net.hidden_bias, g * hidden + c)
+        for c in range(0, logits, LANES):
+            _copy(room.logits, image * logits + c, net.output_bias, g * logits + c)
+    at = g * (net.hidden.size // w.groups)
+    multiply(room.hidden, START, hidden, room.seen, START, w.row, net.hidden, at, w.words, rows, w.residual, hidden)
+    for c in range(rows * hidden):
+        room.hidden[c] = max(room.hidden[c], np.float32(0))
+    at = g * (net.output.size // w.groups)
+    multiply(room.logits, START, logits, room.hidden, START, hidden, net.output, at, w.words, rows, w.head, logits)
+
+
+@_compiled
+def grid_draw(net, room, cond, noise, drawn, first, last, temperature, top_p):
+    """Fills ``drawn[first:last]``, int64 ``[B, h, w, G]``; noise: float64, alike; cond: as ``grid_row``'s."""
+    w = net.widths
+    logits = net.output_bias.size // w.groups
+    for i in range(drawn.shape[1]):
+        for image in range(last - first):
+            grid_row(net, room, cond, drawn, first + image, image, i)
+        for j in range(drawn.shape[2]):
+            grid_features(net, room, drawn, first, last, i, j)
+            for g in range(w.groups):
+                grid_head(net, room, last - first, g)
+                for image in range(last - first):
+                    u = noise[first + image, i, j, g]
+                    found = pick(room.logits, image * logits, w.classes, u, temperature, top_p)
+                    drawn[first + image, i, j, g] = found
+                    if g < w.groups - 1:
+                        table = (g * w.classes + found) * w.row
+                        for c in range(w.row):
+                            room.features[image * w.row + c] += net.within[table + c]
