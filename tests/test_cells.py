@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+
+from wavevq import pixels
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -159,3 +163,51 @@ def test_each_speaker_is_left_out_once(cells: Any) -> None:
     plan = __import__("enroll")
     for speaker in plan.SPEAKERS:
         assert plan.cell(speaker).resolved().data.without == (speaker,)
+
+
+# --- images -------------------------------------------------------------------------------------------------
+
+
+def test_the_cifar_study_from_training_to_its_figures(
+    cells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its three cells on images of 8 x 8 pixels: bounds that hold together, and the paper's figure in every row."""
+    plan = __import__("cifar")
+    random = np.random.default_rng(0)
+    for kind, light in (("dark", 60), ("light", 190)):
+        (tmp_path / "corpus" / kind).mkdir(parents=True)
+        for i in range(6):
+            image = np.clip(light + random.normal(0, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+            pixels.write(tmp_path / "corpus" / kind / f"{i}.png", image)
+    tree = yaml.safe_load((BENCHMARKS.parent / plan.RECIPE).read_text())
+    narrow = {"channels": 4, "residual": 4, "residual_blocks": 1}
+    for part in ("encoder", "decoder"):
+        tree["model"][part] |= narrow
+    tree["model"]["encoder"]["groups"] = 2
+    tree["data"] = {"kind": "images", "root": str(tmp_path / "corpus"), "size": 8, "held_out": 0.3}
+    tree["prior"] |= {"steps": 2, "batch": 2, "network": {"kind": "pixelcnn", "layers": 2, "residual": 4, "gate": 4}}
+    tree["evaluation"] = {"batch": 4, "sampled": 0}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    tiny = [replace(cell, recipe=str(tmp_path / "tiny.yaml")) for cell in plan.TABLE]
+    words = ["cifar.py", "--json", "found.json", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--set", "train.steps=3", "--set", "train.batch=2"])
+    records = cells.study(cells.Study("cifar", {"cifar": tiny}, plan.COLUMNS, plan.figures), "")
+    assert records.keys() == plan.PAPER.keys()
+    for name, record in records.items():
+        found = record["figures"]
+        assert record["data"] == "images, 8 pixels"
+        assert found["paper_bits_per_dim"] == plan.PAPER[name]
+        assert found["images"] == 4
+        assert found["seconds"] > 0
+        both = found["distortion_bits_per_dim"] + found["rate_bits_per_dim"]
+        if name == "VIMCO":  # of 50 samples: tighter than the mean of one
+            assert 0 < found["bits_per_dim"] < both + 0.05
+        else:
+            assert found["bits_per_dim"] == pytest.approx(both)
+    codes = records["VQ-VAE"]["figures"]
+    # 2 x 2 positions of two codes of nine bits, for 8 x 8 x 3 values
+    assert codes["rate_bits_per_dim"] == pytest.approx(2 * 2 * 2 * 9 / (8 * 8 * 3))
+    learned = codes["learned_rate_bits_per_dim"] + codes["distortion_bits_per_dim"]
+    assert codes["learned_bits_per_dim"] == pytest.approx(learned)
+    assert "| VIMCO | 5.14 |" in capsys.readouterr().out
