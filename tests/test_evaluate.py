@@ -131,6 +131,7 @@ def test_only_the_metrics_that_are_named(place: Path) -> None:
         (["--set", "train.steps=3"], "--set train.steps=3: may not change here"),
         (["--set", "evaluation.judged=0"], "evaluation.judged: 0 is not allowed"),
         (["--set", "data.root=/nowhere"], "/nowhere"),
+        (["--output", __file__], f"{__file__}: cannot be made (file exists)"),
     ],
 )
 def test_mistakes_are_one_line(place: Path, words: list[str], said: str) -> None:
@@ -164,13 +165,14 @@ def needy(subject: Subject) -> Findings:
 
 
 def test_a_missing_package_is_a_row_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, needy=Metric(needy, ("no_such_package",)))
+    only(monkeypatch, needy=Metric("Needy one", needy, ("no_such_package",)))
     out = place / "needy"
     result = call(place, "--output", str(out))
     assert result.exit_code == 0
     assert "not measured: pip install wavevq[eval] (no_such_package is missing)" in result.output
     section = read_record(out / evaluation.RECORD).sections[-1]
-    assert (section.metric, section.figures) == ("needy", ())
+    assert (section.metric, section.title, section.figures) == ("needy", "Needy one", ())
+    assert "Needy one" in result.output
     assert section.note.startswith("not measured: pip install wavevq[eval]")
     assert "not measured: pip install wavevq[eval]" in " ".join((out / evaluation.PAGE).read_text().split())
     result = call(place, "--only", "codebook", "--only", "needy")
@@ -182,13 +184,40 @@ def test_what_this_corpus_cannot_tell_is_a_row_or_refused(place: Path, monkeypat
     def mute(subject: Subject) -> Findings:
         raise NotMeasured("not measured: the corpus has no phones")
 
-    only(monkeypatch, mute=Metric(mute))
+    only(monkeypatch, mute=Metric("Mute", mute))
     out = place / "mute"
     assert call(place, "--output", str(out)).exit_code == 0
     assert read_record(out / evaluation.RECORD).sections[-1].note == "not measured: the corpus has no phones"
     result = call(place, "--only", "mute")
     assert result.exit_code == 2
     assert "--only mute: not measured: the corpus has no phones" in result.stderr
+
+
+def test_what_a_package_itself_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "brittle.py").write_text("import no_such_package")
+    (tmp_path / "broken.py").write_text("from json import nothing_of_the_kind")
+    with pytest.raises(NotMeasured, match=r"pip install wavevq\[eval\] \(no_such_package is missing\)"):
+        optional("brittle")
+    with pytest.raises(NotMeasured, match=r"\(broken: cannot import name 'nothing_of_the_kind'"):
+        optional("broken")
+
+
+def test_phones_of_no_class_are_a_row(place: Path, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+    """Of another language, say: the other metrics are not lost."""
+    for speaker, pitch in (("ann", 120.0), ("bob", 300.0)):
+        for i in range(5):
+            path = make_audio(tmp_path / "corpus" / speaker / f"{speaker}_{i}.wav", seconds=0.1, pitch=pitch)
+            path.with_suffix(".phones.tsv").write_text("0\t0.05\tx1\n0.05\t0.1\tɮ\n", "utf-8")
+    words = ["--set", f"data.root={tmp_path / 'corpus'}", "--set", "evaluation.judged=2", "--output", str(tmp_path)]
+    assert call(place, *words).exit_code == 0
+    sections = {one.metric: one for one in read_record(tmp_path / evaluation.RECORD).sections}
+    for name in ("phonemes", "abx"):
+        assert "the phone 'x1' is in none of the 41 classes" in sections[name].note
+    assert sections["codebook"].figures
+    result = call(place, *words, "--only", "phonemes")
+    assert result.exit_code == 2
+    assert "--only phonemes: not measured: ann/ann_" in result.stderr
 
 
 def test_a_figure_is_a_finite_number() -> None:
@@ -233,9 +262,9 @@ def test_utterances_are_beginnings_of_clips_with_a_donor_and_a_target(subject: S
 def test_a_metric_may_show_what_it_heard(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def listening(subject: Subject) -> Findings:
         loudest = max(float(np.abs(audio).max()) for audio in subject.heard("reconstruction"))
-        return Findings("Loud", (Figure("peak", loudest, ""),), "How loud.", (Listen("First", subject.takes(0)),))
+        return Findings((Figure("peak", loudest, ""),), "How loud.", (Listen("First", subject.takes(0)),))
 
-    monkeypatch.setitem(METRICS, "loud", Metric(listening))
+    monkeypatch.setitem(METRICS, "loud", Metric("Loud", listening))
     out = place / "loud"
     assert call(place, "--only", "loud", "--output", str(out), "--set", "evaluation.judged=2").exit_code == 0
     assert read_record(out / evaluation.RECORD).judged == 2

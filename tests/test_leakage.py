@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wavevq.errors import WavevqError
 from wavevq.evaluate import leakage
+from wavevq.evaluate.metric import NotMeasured
 
 SIZE, VOICES, CLIPS = 16, ("ann", "bob", "cat", "dan"), 200
 
@@ -80,5 +80,5 @@ def test_clips_of_one_codes_length_have_no_pairs() -> None:
 
 def test_one_speaker_is_refused() -> None:
     codes = [np.array([0, 1])] * 2
-    with pytest.raises(WavevqError, match="leakage: the training clips are all of one speaker"):
+    with pytest.raises(NotMeasured, match="not measured: the training clips are all of one speaker"):
         leakage.from_codes(codes, ["ann", "ann"], codes, ["ann", "ann"])

@@ -112,7 +112,8 @@ def test_stoi_of_a_clip_and_of_noise() -> None:
 
 def test_stoi_of_too_little_is_none() -> None:
     pytest.importorskip("pystoi")
-    assert intelligibility([say("ann", "up", seconds=0.2)], [say("ann", "up", seconds=0.2)], ["ann"], RATE) is None
+    for seconds in (0.2, 0.38, 0.01):
+        assert intelligibility([say("ann", "up", 0, seconds)], [say("ann", "up", 1, seconds)], ["ann"], RATE) is None
 
 
 def test_stoi_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

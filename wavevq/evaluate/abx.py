@@ -213,7 +213,6 @@ def metric(subject: Subject) -> Findings:
                 note = "" if error is not None else "no A, B and X in this split"
                 figures.append(Figure(f"{name}, {kind}, {where} speakers", error, "error", note))
     return Findings(
-        "ABX",
         tuple(figures),
         "How often X, of the same phone as A, is nearer to B, of another: chance is 0.5. Measured on "
         f"{' and '.join(sizes)} (a phone and its two neighbours, the same ones for A, B and X). Codes are equal or "

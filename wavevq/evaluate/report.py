@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 
 from wavevq.audio import replacing
-from wavevq.evaluate.probes import Score
+
+if TYPE_CHECKING:
+    from wavevq.evaluate.probes import Score
 
 Samples = np.ndarray[Any, np.dtype[Any]]
 
