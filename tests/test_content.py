@@ -68,7 +68,7 @@ def test_one_phone_alone_is_nothing_to_tell_apart(tmp_path: Path, monkeypatch: p
 
 
 def test_one_word_alone_is_nothing_to_tell_apart(store: Store) -> None:
-    with pytest.raises(NotMeasured, match="no single words of a closed vocabulary"):
+    with pytest.raises(NotMeasured, match="no words of a closed vocabulary"):
         content.metric(replace(sounds.subject_of(store), word_of=lambda name: "zero"))
 
 
@@ -101,6 +101,13 @@ def test_errors_of_a_recogniser_against_its_own_words(store: Store) -> None:
     deaf = sounds.subject_of(store, hears=False)
     rows = {one.name: one.value for one in content.transcript_figures(deaf, listener)}
     assert rows["word error rate, reconstruction"] == pytest.approx(1 / 3)  # wrong in two clips of three
+
+
+def test_of_one_clip_there_is_no_other_for_chance(store: Store) -> None:
+    listener = SimpleNamespace(transcribe=lambda samples, rate: "word")
+    found = [one.name for one in content.transcript_figures(sounds.subject_of(store, judged=1), listener)]
+    assert "word error rate, original" in found
+    assert not [name for name in found if "chance" in name]
 
 
 def test_a_recogniser_that_hears_nothing(store: Store) -> None:
@@ -170,7 +177,7 @@ def test_every_recogniser_of_a_recipe_is_one_of_torchaudio() -> None:
 
 
 def test_what_cannot_be_heard_says_why(store: Store) -> None:
-    with pytest.raises(NotMeasured, match="no single words of a closed vocabulary, and their phones are not known"):
+    with pytest.raises(NotMeasured, match="no words of a closed vocabulary, and their phones are not known"):
         content.metric(replace(sounds.subject_of(store), word_of=None))
     with pytest.raises(NotMeasured, match=r"--set evaluation\.recogniser=WAV2VEC2_ASR_BASE_960H"):
         content.transcript_metric(sounds.subject_of(store))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -140,6 +141,15 @@ def test_mistakes_are_one_line(place: Path, words: list[str], said: str) -> None
     [line] = result.stderr.splitlines()[-1:]
     assert said in line
     assert "Traceback" not in result.output
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    only(monkeypatch, never=Metric("Never", lambda subject: pytest.fail("was measured")))
+    result = call(place, "--output", str(tmp_path))
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"wavevq: {tmp_path}: cannot be written to")
 
 
 def test_another_corpus_is_refused(place: Path, tmp_path: Path, make_audio: Callable[..., Path]) -> None:

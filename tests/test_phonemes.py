@@ -81,7 +81,7 @@ def test_unknown_speech_has_no_class() -> None:
 
 @pytest.mark.parametrize("symbol", ["ɮ", "AA9", "QQ1", "hello"])
 def test_an_unknown_symbol_is_named(symbol: str) -> None:
-    with pytest.raises(NotMeasured, match=rf"^not measured: ann/1\.wav: the phone '{symbol}' is in none of the 41 classes.*ARPAbet"):
+    with pytest.raises(NotMeasured, match=rf"ann/1\.wav: the phone '{symbol}' is in none of the 41 classes.*ARPAbet"):
         class_of(symbol, "ann/1.wav")
 
 
@@ -221,5 +221,5 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(NotMeasured, match=r"^not measured: bob/2\.wav: the phone 'ɮ'"):
         measure(good, bad, len(CLASSES), HOP, 0)
     silent = Spoken([np.zeros(3, int)], [[(0.0, 1.0, "_")]], ["bob/2.wav"])
-    with pytest.raises(NotMeasured, match="no frame of speech"):
+    with pytest.raises(NotMeasured, match="no frame of speech has a phone"):
         measure(good, silent, len(CLASSES), HOP, 0)

@@ -30,7 +30,7 @@ def metric(subject: Subject) -> Findings:
     """The metric ``content`` of ``wavevq evaluate``: words and phones, where the corpus knows them."""
     figures = [*word_figures(subject), *phone_figures(subject)]
     if not figures:
-        raise NotMeasured("not measured: the clips are no single words of a closed vocabulary, and their phones are not known")
+        raise NotMeasured("not measured: the clips are no words of a closed vocabulary, and their phones are not known")
     return Findings(tuple(figures), TEXT)
 
 
@@ -84,7 +84,8 @@ def transcript_figures(subject: Subject, recogniser: Recogniser) -> list[Figure]
     said = transcripts("original")
     heard: dict[str, Sequence[str]] = {"original": transcripts("mu-law")}
     heard |= {version: transcripts(version) for version in subject.possible(VERSIONS) if version != "original"}
-    heard["chance"] = said[1:] + said[:1]
+    if len(said) > 1:
+        heard["chance"] = said[1:] + said[:1]
     figures = []
     for name, units in (("word error rate", str.split), ("character error rate", list)):
         for version, words in heard.items():

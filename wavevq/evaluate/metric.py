@@ -82,9 +82,9 @@ class Findings:
 
 @dataclass(frozen=True)
 class Metric:
-    """title: of its table. measure: raises ``NotMeasured`` where it cannot be had. packages: the optional ones, by the names they import as.
+    """title: of its table. measure: raises ``NotMeasured`` where it cannot be had.
 
-    Where one is missing, ``--only`` refuses the metric before any work; else the metric measures what it can without
+    packages: the optional ones, by the names they import as. Where one is missing, ``--only`` refuses the metric before any work; else the metric measures what it can without
     and says of the rest what is lacking (``optional``).
     """
 
@@ -94,7 +94,7 @@ class Metric:
 
 
 def optional(package: str) -> Any:
-    """The module ``package``, or ``NotMeasured`` with the command that installs it and what lacks, it or one of its own."""
+    """The module ``package``, or ``NotMeasured`` with what lacks, it or one of its own, and how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -76,7 +76,7 @@ def measure(training: Spoken, held_out: Spoken, size: int, hop_seconds: float, s
     silence = CLASSES.index(SILENCE)
     spoken, held_spoken = classes != silence, held_classes != silence
     if not spoken.any() or not held_spoken.any():
-        raise NotMeasured("not measured: no frame of speech with a phone is in the training clips or in the held-out ones")
+        raise NotMeasured("not measured: no frame of speech has a phone in the training clips or in the held-out ones")
     codes, held_codes = windows[:, radius], held_windows[:, radius]
     draw = np.random.default_rng(seed)
     drawn, held_drawn = (draw.integers(size, size=len(some)) for some in (codes, held_codes))

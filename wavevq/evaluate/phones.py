@@ -85,8 +85,8 @@ def class_of(symbol: str, where: str) -> int:
         return NOWHERE
     if name not in CLASSES:
         raise NotMeasured(
-            f"not measured: {where}: the phone {symbol!r} is in none of the {len(CLASSES)} classes: allowed are ARPAbet, "
-            "with or without stress digits, and espeak-ng's IPA of English"
+            f"not measured: {where}: the phone {symbol!r} is in none of the {len(CLASSES)} classes: allowed are "
+            "ARPAbet, with or without stress digits, and espeak-ng's IPA of English"
         )
     return CLASSES.index(name)
 

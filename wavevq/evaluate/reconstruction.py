@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavevq.audio import Signal
-from wavevq.evaluate.metric import Figure, Findings, Listen, optional
+from wavevq.evaluate.metric import Figure, Findings, optional
 from wavevq.evaluate.probes import BANDS, RANGE_DB, WINDOW_SECONDS, hop, mfcc
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ MEASURES = (
     ("F0 RMSE in cents", "cents", "cents"),
     ("voicing error", "share of frames", "voicing"),
 )
-SHOWN = 3  # clips on the page
 TEXT = (
     "Each clip's codes decoded again for its own speaker, sampled. Frame by frame beside the original; mu-law is the "
     "original after 8-bit mu-law and back, the best that the model could give, shuffled codes are those of another "
@@ -164,9 +163,7 @@ def metric(subject: Subject) -> Findings:
         for name, unit, key in MEASURES
         for version, one in found.items()
     ]
-    shown = np.linspace(0, len(subject.utterances) - 1, min(SHOWN, len(subject.utterances))).round().astype(int)
-    takes = [Listen(subject.utterances[i].clip.name, subject.takes(i, ("original", *versions))) for i in shown.tolist()]
-    return Findings(tuple(figures), TEXT, tuple(takes))
+    return Findings(tuple(figures), TEXT, subject.to_listen(("original", *versions)))
 
 
 def stoi_metric(subject: Subject) -> Findings:

@@ -88,7 +88,7 @@ def metric(subject: Subject) -> Findings:
         figures.append(Figure(f"own speaker, {version}", own, "share", NOTES.get(version, "")))
     rows = tuple((name, *row) for name, row in zip(found.speakers, found.confusion.tolist(), strict=True))
     heard = Table("Converted clips by target and by the speaker heard.", ("target", *found.speakers), rows)
-    return Findings(tuple(figures), TEXT, (heard,))
+    return Findings(tuple(figures), TEXT, (heard, *subject.to_listen(("original", "conversion"))))
 
 
 def encoder_metric(subject: Subject) -> Findings:
