@@ -59,6 +59,11 @@ def test_swapped_labels(store: Store) -> None:
     assert right.confusion.sum() == swapped.confusion.sum() == len(clips)
 
 
+def test_the_judge_has_heard_no_held_out_clip(store: Store) -> None:
+    subject = sounds.subject_of(sounds.turned(store))
+    assert figures(speaker.metric(subject))["own speaker, original"] == 0
+
+
 def test_every_speaker_is_converted_to_every_other(store: Store) -> None:
     pairs = [(one.clip.speaker, one.target) for one in sounds.subject_of(store, judged=18).utterances]
     assert len(set(pairs)) == 6

@@ -84,8 +84,8 @@ class Findings:
 class Metric:
     """title: of its table. measure: raises ``NotMeasured`` where it cannot be had.
 
-    packages: the optional ones, by the names they import as. Where one is missing, ``--only`` refuses the metric before any work; else the metric measures what it can without
-    and says of the rest what is lacking (``optional``).
+    packages: the optional ones, by the names they import as. Where one is missing, ``--only`` refuses the metric before
+    any work; else the metric measures what it can without and says of the rest what is lacking (``optional``).
     """
 
     title: str
