@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cells import Cell, Study, study
 
-STEPS = "train.steps=1200"
+STEPS = "train.steps=600"
 
 
 def cell(name: str, *overrides: str) -> Cell:

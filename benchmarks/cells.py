@@ -34,7 +34,8 @@ from wavevq.data.store import Store
 from wavevq.demo import trained
 from wavevq.errors import WavevqError
 from wavevq.recipe import Recipe, Schedule, load_recipe
-from wavevq.run import PRIOR, SUMMARY, Run
+from wavevq.run import Run
+from wavevq.run_folder import PRIOR, SUMMARY
 from wavevq.train.log import read_metrics
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from wavevq.data.store import Store
 from wavevq.run import Run
 
-STEPS, LAYERS, DIM = 600, (2, 5, 10), 64
+STEPS, LAYERS, DIM = 400, (2, 5, 10), 64
 BOTTLENECKS = {
     "autoencoder": f"{{kind: none, dim: {DIM}}}",
     "VAE": f"{{kind: vae, dim: {DIM}}}",

@@ -20,7 +20,7 @@ from common import medians, options, report
 from wavevq.audio import write
 from wavevq.build import build_model
 from wavevq.recipe import load_recipe
-from wavevq.run import CHECKPOINTS, create
+from wavevq.run_folder import CHECKPOINTS, create
 from wavevq.train.state import Average, TrainState
 
 ROOT = Path(__file__).parent.parent

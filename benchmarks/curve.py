@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from wavevq.evaluation import evaluate
-from wavevq.run import CHECKPOINTS, RECIPE, SPEAKERS, find_run, load_run
+from wavevq.run import load_run
+from wavevq.run_folder import CHECKPOINTS, RECIPE, SPEAKERS, find_run
 from wavevq.train.log import read_metrics
 from wavevq.train.state import checkpoints, read_state
 

@@ -33,7 +33,8 @@ from wavevq.cli import main
 from wavevq.errors import WavevqError
 from wavevq.fixed import TOTAL, FixedPrior
 from wavevq.recipe import load_recipe
-from wavevq.run import CHECKPOINTS, PRIOR, Run, create, load_run, record_weights
+from wavevq.run import Run, load_run
+from wavevq.run_folder import CHECKPOINTS, PRIOR, create, record_weights
 from wavevq.train.state import Average, TrainState
 
 SEQUENCES = {

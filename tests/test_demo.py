@@ -19,7 +19,8 @@ from wavevq import demo
 from wavevq.build import build_store
 from wavevq.errors import WavevqError
 from wavevq.recipe import Recipe, load_recipe
-from wavevq.run import RECIPE, Run
+from wavevq.run import Run
+from wavevq.run_folder import RECIPE
 
 TINY = (
     "data.voices=3",

@@ -13,7 +13,9 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from wavevq.errors import WavevqError
-from wavevq.fixed import CHUNK, NOTHING, TABLES, TOTAL, TURN, FixedPrior, product, table
+from wavevq.fixed import CHUNK, NOTHING, TOTAL, FixedPrior
+from wavevq.fixed.products import product
+from wavevq.fixed.tables import TABLES, TURN, table
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior

@@ -35,6 +35,7 @@ FLOORS = {
     "voices": 5,
     "paper": 5,
     "wvq": 5,
+    "run_folder": 5,
     "run": 6,
     "experiment": 7,
     "files": 7,

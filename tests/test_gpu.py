@@ -15,7 +15,8 @@ from rich.console import Console
 from wavevq import experiment
 from wavevq.audio import Recording
 from wavevq.recipe import load_recipe
-from wavevq.run import CHECKPOINTS, load_run
+from wavevq.run import load_run
+from wavevq.run_folder import CHECKPOINTS
 from wavevq.train.state import checkpoints
 
 pytestmark = [

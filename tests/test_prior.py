@@ -35,7 +35,8 @@ from wavevq.nn.wavenet import WaveNet
 from wavevq.noise import CODES, derived, uniform
 from wavevq.prior import CODES_A_CALL, Prior
 from wavevq.recipe import load_recipe
-from wavevq.run import PRIOR, TRAINED_ON, load_run
+from wavevq.run import load_run
+from wavevq.run_folder import PRIOR, TRAINED_ON
 from wavevq.sampling import choose
 from wavevq.sampling.cpu import Cpu
 from wavevq.sampling.reference import pick, rounded

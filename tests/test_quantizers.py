@@ -442,6 +442,7 @@ def one_rank(rank: int, folder: str, kind: str) -> None:
     if rank == 0:  # evaluation calls no collective: a rank may do it alone
         coder(*some_batches(1)[0])
     torch.save(coder.state_dict(), f"{folder}/{rank}.pt")
+    dist.barrier()  # gloo aborts a process whose peer has gone while it is still taking its group down
     dist.destroy_process_group()
 
 

@@ -21,7 +21,8 @@ from wavevq.codes_file import read_codes, write_codes
 from wavevq.data.batches import PADDING, grouped
 from wavevq.errors import WavevqError
 from wavevq.recipe import Recipe, parse_recipe
-from wavevq.run import CHECKPOINTS, RECIPE, SPEAKERS, SUMMARY, Run, create, find_run, load_run, read_recipe
+from wavevq.run import Run, load_run
+from wavevq.run_folder import CHECKPOINTS, RECIPE, SPEAKERS, SUMMARY, create, find_run, read_recipe
 from wavevq.sampling import PRECISIONS
 from wavevq.train.state import AVERAGE, MODEL, STATE, Average, TrainState
 

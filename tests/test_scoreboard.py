@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -288,7 +289,7 @@ def test_a_file_without_marks_is_left_alone(text: str, tmp_path: Path) -> None:
 def test_the_terminal_shows_every_row_and_where_it_comes_from(tmp_path: Path) -> None:
     claim, source = phonemes()
     path = write_record(evaluation(source, [0.5], command="wavevq evaluate --set a=[b]"), tmp_path / "a.json")
-    console = Console(width=240, record=True, quiet=False, file=(tmp_path / "out").open("w"))
+    console = Console(width=240, record=True, quiet=False, file=io.StringIO())
     rows = board.scoreboard([path], None, console)
     text = console.export_text()
     assert all(one.claim.experiment in text and one.claim.value in text for one in rows)

@@ -13,7 +13,7 @@ from wavevq import voices, wvq
 from wavevq.build import build_model
 from wavevq.codes_file import read_codes
 from wavevq.errors import WavevqError
-from wavevq.run import CHECKPOINTS, SUMMARY, find_run, prior_folder, read_recipe, read_speakers
+from wavevq.run_folder import CHECKPOINTS, SUMMARY, find_run, prior_folder, read_recipe, read_speakers
 from wavevq.train.log import read_metrics
 from wavevq.train.state import checkpoints, read_state
 

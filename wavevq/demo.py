@@ -30,7 +30,8 @@ from wavevq.evaluate.likelihood import derangement, encode_all, fitted
 from wavevq.evaluate.probes import PhoneProbe, Score, SpeakerProbe
 from wavevq.evaluate.report import Report, Take, curve_figure, usage_figure
 from wavevq.recipe import Recipe, load_recipe
-from wavevq.run import RECIPE, SUMMARY, Run, load_run, prior_folder, read_recipe
+from wavevq.run import Run, load_run
+from wavevq.run_folder import RECIPE, SUMMARY, prior_folder, read_recipe
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import Interrupted
 

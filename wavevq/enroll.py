@@ -25,7 +25,8 @@ from wavevq.decoders import WaveNetDecoder
 from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
 from wavevq.noise import ORDER, derived
-from wavevq.run import CHECKPOINTS, Run
+from wavevq.run import Run
+from wavevq.run_folder import CHECKPOINTS
 from wavevq.train.state import checkpoints, fingerprint
 from wavevq.voices import Voice
 

@@ -28,7 +28,8 @@ from wavevq.evaluate.subject import Subject
 from wavevq.experiment import describe, encoded
 from wavevq.files import AT_ONCE, seconds_bar
 from wavevq.recipe import Recipe, overridden
-from wavevq.run import CHECKPOINTS, RECIPE, Run, newest_checkpoint, prior_folder
+from wavevq.run import Run
+from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"

@@ -30,7 +30,7 @@ from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
 from wavevq.recipe import Prior, Recipe
-from wavevq.run import (
+from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
     RUNS,

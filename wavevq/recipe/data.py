@@ -1,0 +1,51 @@
+"""The corpora."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from wavevq.recipe.section import Number, Positive, Section
+
+
+class Speech(Section):
+    """What every speech corpus has. rate in Hz; trim_db in dB below the loudest frame, null keeps silence."""
+
+    rate: Annotated[int, Number, Field(ge=1000, le=192_000)] = 16_000
+    trim_db: Positive | None = None
+    held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.05  # share of utterances, where the corpus has no val.txt
+    without: tuple[str, ...] = ()  # speakers kept out of training: their clips are val_unseen
+
+
+class OnDisk(Speech):
+    root: str = "data"  # the corpus, or a folder that holds it
+    alignments: str | None = None  # a folder of TextGrid or CTM files with its phones; null: those beside the audio
+
+
+class Vctk(OnDisk):
+    kind: Literal["vctk"]
+    microphone: Literal["mic1", "mic2"] = "mic1"
+
+
+class LibriSpeech(OnDisk):
+    kind: Literal["librispeech"]
+
+
+class Folder(OnDisk):
+    kind: Literal["folder"]
+
+
+class Fsdd(OnDisk):
+    kind: Literal["fsdd"]
+
+
+class Synthetic(Speech):
+    """Speech made by espeak-ng, with exact phoneme boundaries."""
+
+    kind: Literal["synthetic"]
+    voices: Annotated[int, Number, Field(ge=2, le=10)] = 6
+    sentences: Annotated[int, Number, Field(ge=4, le=2000)] = 100  # a voice
+
+
+Data = Annotated[Vctk | LibriSpeech | Folder | Fsdd | Synthetic, Field(discriminator="kind")]

@@ -1,0 +1,146 @@
+"""Recipes read: from a file or plain data, with overrides, every mistake told in a line of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from wavevq.errors import WavevqError
+from wavevq.recipe.model import Encoder
+from wavevq.recipe.recipe import Recipe, cut_frame
+from wavevq.recipe.training import Train
+
+
+def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in a YAML file, with ``key.key=value`` overrides. All mistakes are told at once.
+
+    Raises WavevqError for a missing file, a file that is not YAML, unknown keys and values out of range.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise WavevqError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WavevqError(f"{path}: cannot be read as a recipe ({str(reason).lower()})") from None
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise WavevqError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise WavevqError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    return overridden(tree, overrides, str(path))
+
+
+def overridden(tree: dict[str, Any], overrides: tuple[str, ...], source: str) -> Recipe:
+    """A recipe from plain data, which ``key.key=value`` overrides change. Raises WavevqError as ``parse_recipe``."""
+    mistakes = [mistake for override in overrides if (mistake := _apply(tree, override))]
+    try:
+        recipe = parse_recipe(tree, source)
+    except WavevqError as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise WavevqError("\n".join(mistakes))
+    return recipe
+
+
+def parse_recipe(tree: Any, source: str) -> Recipe:
+    """A recipe from plain data. Raises WavevqError, one line for each mistake, each beginning with ``source``."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        mistakes = [_mistake(tree, one) for one in error.errors()]
+        # pydantic looks at a whole section only when all of its parts are right.
+        if all(one["loc"] for one in error.errors()) and (more := _mistaken_crop(tree)):
+            mistakes.append(f"recipe: {more}")
+        raise WavevqError("\n".join(f"{source}: {mistake}" for mistake in mistakes)) from None
+
+
+def _mistaken_crop(tree: Any) -> str | None:
+    """What is wrong with the crop of a recipe that has other mistakes, as far as those let one tell."""
+    try:
+        hop = TypeAdapter[Encoder](Encoder).validate_python(tree["model"]["encoder"]).hop
+        crop = tree["train"].get("crop", Train.model_fields["crop"].default)
+    except (ValidationError, LookupError, TypeError, AttributeError):
+        return None  # they stand in the way, and are told
+    return cut_frame(crop, hop) if type(crop) is int else None
+
+
+def _apply(tree: dict[str, Any], override: str) -> str | None:
+    """Puts ``key.key=value`` into the tree; returns what is wrong with it, if anything."""
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        return f"--set {override}: must look like train.steps=200"
+    section: Any = tree
+    for key in keys[:-1]:
+        if section.get(key) is None:  # absent, or with nothing in it
+            section[key] = {}
+        section = section[key]
+        if not isinstance(section, dict):
+            return f"--set {override}: {key} is a value, not a section"
+    try:
+        section[keys[-1]] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return f"--set {override}: {text} is not a YAML value"
+    return None
+
+
+def _mistake(tree: Any, error: Any) -> str:
+    # pydantic puts the name of a union's chosen member into the location; it is no key of the file.
+    keys: list[str] = []
+    node = tree
+    for part in error["loc"]:
+        if isinstance(node, dict) and part not in node and part == node.get("kind"):
+            continue
+        keys.append(str(part))
+        node = node[part] if isinstance(node, dict | list) and _holds(node, part) else None
+    where = ".".join(keys) or "recipe"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = ", ".join(_kinds(_section(error["loc"])))
+        given = error["ctx"].get("tag")
+        return f"{where}.kind: {f'{given!r} is not allowed' if given else 'missing'}; allowed are {kinds}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; allowed are {', '.join(_section(error['loc'][:-1]).model_fields)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {error['input']!r} is not allowed: {message}"
+
+
+def _holds(node: dict[Any, Any] | list[Any], part: Any) -> bool:
+    return part in node if isinstance(node, dict) else isinstance(part, int) and part < len(node)
+
+
+def _section(location: tuple[Any, ...]) -> Any:
+    """The section, or the union of sections, that a pydantic error location leads to."""
+    here: Any = Recipe
+    for part in location:
+        members = _members(here)
+        one = len(members) == 1
+        here = members[0].model_fields[part].annotation if one else next(m for m in members if part in _kinds(m))
+    return here if len(_members(here)) > 1 else _members(here)[0]
+
+
+def _members(section: Any) -> list[Any]:
+    """Of a union of sections, without the None of an optional one; of a section itself."""
+    return [one for one in getattr(section, "__args__", (section,)) if one is not type(None)]
+
+
+def _kinds(section: Any) -> tuple[str, ...]:
+    """The values of ``kind`` that lead to a section or to one of a union."""
+    return tuple(kind for one in _members(section) for kind in one.model_fields["kind"].annotation.__args__)
+
+
+def _recipes_near(path: Path) -> str:
+    """The recipes that may have been meant."""
+    for folder in (path.parent, Path("recipes")):
+        if found := sorted(str(one) for one in folder.glob("*.yaml")):
+            return f"; there are {', '.join(found)}"
+    return ""
