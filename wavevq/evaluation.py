@@ -26,7 +26,8 @@ from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_recor
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
 from wavevq.experiment import describe, encoded
-from wavevq.files import AT_ONCE, seconds_bar
+from wavevq.files import AT_ONCE
+from wavevq.progress import seconds_bar
 from wavevq.recipe import Recipe, overridden
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder

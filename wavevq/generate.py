@@ -15,8 +15,10 @@ from wavevq.audio import Recording, Signal, make_folder
 from wavevq.codes_file import write_codes
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Sampling, Told, codes_bar, seconds_bar, write_audio
+from wavevq.files import Sampling, write_audio
+from wavevq.jobs import CODES
 from wavevq.noise import VOICES, derived, uniform
+from wavevq.progress import Told, codes_bar, seconds_bar
 from wavevq.run import Run
 
 AT_ONCE = 32  # clips drawn together

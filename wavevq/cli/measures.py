@@ -60,7 +60,7 @@ def info(what: str | None, run: str | None) -> None:
     For codes, --run names the run whose rate and hop give their duration.
     """
     from wavevq import about
-    from wavevq.files import PACKED
+    from wavevq.jobs import PACKED
 
     file = what is not None and (what == "-" or Path(what).is_file())
     packed = file and Path(str(what)).suffix.lower() == PACKED

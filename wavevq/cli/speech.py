@@ -23,10 +23,11 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
     Several inputs and folders want --out DIR. A - as IN is standard input, as OUT standard output (.npy).
     """
     from wavevq import files
+    from wavevq.jobs import AUDIO, CODES, plan
 
     console = options.console()
     trained = options.load(run, console)
-    jobs = files.plan(paths, out, takes=files.AUDIO, gives=files.CODES, rate=trained.rate, streams=options.streams())
+    jobs = plan(paths, out, takes=AUDIO, gives=CODES, rate=trained.rate, streams=options.streams())
     files.encode(trained, jobs, console)
 
 
@@ -51,11 +52,12 @@ def decode(
     want --out DIR.
     """
     from wavevq import files
+    from wavevq.jobs import CODES, plan
 
     console = options.console()
     sampling = files.Sampling(**how)
     trained = options.load(run, console, sampler, precision)
-    jobs = files.plan(paths, out, takes=[files.CODES], gives=".wav", rate=trained.rate, streams=options.streams())
+    jobs = plan(paths, out, takes=[CODES], gives=".wav", rate=trained.rate, streams=options.streams())
     files.decode(trained, jobs, speaker, sampling, console)
 
 
@@ -79,15 +81,16 @@ def convert(
     little-endian samples on standard output, written as they are made. Several inputs and folders want --out DIR.
     """
     from wavevq import files
+    from wavevq.jobs import AUDIO, plan
 
     console = options.console()
     sampling = files.Sampling(**how)
     trained = options.load(run, console, sampler, precision)
     trained.speaker(speaker)  # it is part of OUT's name
-    jobs = files.plan(
+    jobs = plan(
         paths,
         out,
-        takes=files.AUDIO,
+        takes=AUDIO,
         gives=".wav",
         rate=trained.rate,
         default=lambda source: source.parent / f"{source.stem}_{speaker}.wav",
@@ -107,11 +110,11 @@ def compress(paths: tuple[str, ...], out: str | None, speaker: str | None, run: 
     input, as OUT standard output.
     """
     from wavevq import compress as packing
-    from wavevq import files
+    from wavevq.jobs import AUDIO, PACKED, plan
 
     console = options.console()
     trained = options.load(run, console, enrolled=False)  # a file belongs to the run as it was trained
-    jobs = files.plan(paths, out, takes=files.AUDIO, gives=files.PACKED, rate=trained.rate, streams=options.streams())
+    jobs = plan(paths, out, takes=AUDIO, gives=PACKED, rate=trained.rate, streams=options.streams())
     packing.compress(trained, jobs, speaker, console)
 
 
@@ -130,11 +133,12 @@ def decompress(
     """
     from wavevq import compress as packing
     from wavevq import files
+    from wavevq.jobs import PACKED, plan
 
     console = options.console()
     sampling = files.Sampling(**how)
     trained = options.load(run, console, sampler, precision, enrolled=False)
-    jobs = files.plan(paths, out, takes=[files.PACKED], gives=".wav", rate=trained.rate, streams=options.streams())
+    jobs = plan(paths, out, takes=[PACKED], gives=".wav", rate=trained.rate, streams=options.streams())
     packing.decompress(trained, jobs, sampling, console)
 
 

@@ -77,13 +77,13 @@ def enroll(
     \b
     wavevq enroll ann recordings/ann --run runs/vctk
     """
-    from wavevq import files
     from wavevq.audio import read
     from wavevq.enroll import enroll as fit
+    from wavevq.jobs import recordings
 
     console = options.console(stderr=False)
     trained = options.load(run, console, enrolled=False)
-    found = [read(path) for path in files.recordings(clips)]
+    found = [read(path) for path in recordings(clips)]
     fit(trained, name, found, console, steps=steps, rate=rate, seed=seed, replace=replace)
 
 
