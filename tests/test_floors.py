@@ -22,6 +22,8 @@ FLOORS = {
     "noise": 0,
     "distributed": 0,
     "codes_file": 1,
+    "jobs": 1,
+    "progress": 1,
     "data": 1,
     "nn": 1,
     "sampling": 2,

@@ -15,7 +15,9 @@ from wavevq.audio import Recording, Signal, make_folder
 from wavevq.codes_file import write_codes
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, PAGE, Sampling, Told, codes_bar, refuse_full, seconds_bar, write_audio
+from wavevq.files import Sampling, write_audio
+from wavevq.jobs import CODES, PAGE, refuse_full
+from wavevq.progress import Told, codes_bar, seconds_bar
 from wavevq.run import Run, drawn_labels
 
 AT_ONCE = 32  # clips drawn together

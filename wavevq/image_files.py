@@ -12,8 +12,10 @@ from wavevq import pixels
 from wavevq.audio import make_folder
 from wavevq.codes_file import read_codes, write_codes
 from wavevq.evaluate.report import Report
-from wavevq.files import CODES, PAGE, PNG, Job, Sampling, Told, codes_bar, refuse_full, with_bar
+from wavevq.files import Sampling
 from wavevq.image_run import ImageRun
+from wavevq.jobs import CODES, PAGE, PNG, Job, refuse_full
+from wavevq.progress import Told, codes_bar, with_bar
 from wavevq.run import drawn_labels
 
 AT_ONCE = 32  # images whose codes are drawn together
