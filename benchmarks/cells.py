@@ -159,7 +159,7 @@ def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Reco
         "recipe": cell.recipe,
         "set": [*cell.overrides, *given.more],
         "recipe_sha256": digest(recipe),
-        "data": f"{recipe.data.kind}, {recipe.data.rate} Hz",
+        "data": f"{recipe.data.kind}, {recipe.speech.rate} Hz",
         "steps": run.step,
         "seed": recipe.seed,
         "seconds_of_steps": round(seconds_of_steps(run.folder, recipe), 1),
@@ -199,9 +199,9 @@ def seconds_of_steps(folder: Path, recipe: Recipe) -> float:
 
     A prior of its own stage is a part of it.
     """
-    stages: list[tuple[Path, Schedule, float]] = [(folder, recipe.train, recipe.data.rate)]
+    stages: list[tuple[Path, Schedule, float]] = [(folder, recipe.train, recipe.speech.rate)]
     if recipe.prior and not recipe.prior.joint:
-        stages.append((folder / PRIOR, recipe.prior, recipe.data.rate / recipe.hop))
+        stages.append((folder / PRIOR, recipe.prior, recipe.speech.rate / recipe.hop))
     seconds = 0.0
     for place, plan, rate in stages:
         before = 0

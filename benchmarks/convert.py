@@ -46,7 +46,7 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def main() -> None:
     given = options(__doc__ or "")
-    rate = load_recipe(RECIPE).data.rate
+    rate = load_recipe(RECIPE).speech.rate
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         run = run_folder(folder / "run")

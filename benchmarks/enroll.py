@@ -43,7 +43,7 @@ def measure(run: Run, store: Store) -> Figures:
     """Enroll, convert, judge."""
     [name] = {clip.speaker for clip in store.split("val_unseen")}
     given, unheard = minute(run, store)
-    paths = {clip.name: str(clip.path) for clip in build_listing(run.recipe.data, run.recipe.seed).clips}
+    paths = {clip.name: str(clip.path) for clip in build_listing(run.recipe.speech, run.recipe.seed).clips}
     words = ["enroll", name, *(paths[clip.name] for clip in given), "--run", str(run.folder), "--replace"]
     wavevq(words, standalone_mode=False)
     [about] = [voice.about for voice in enrolled(run.folder) if voice.name == name]

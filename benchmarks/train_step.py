@@ -109,7 +109,7 @@ def main() -> None:
         "ours bf16": stepper(build_model(recipe, SPEAKERS), batch, bf16=True),
     }
     seconds = medians(rivals, repeats=3 if given.quick else 9)
-    audio = BATCH * CROP / recipe.data.rate
+    audio = BATCH * CROP / recipe.speech.rate
     for name, median in seconds.items():
         print(f"{name}: {median:.3f} s a step, {audio / median:.2f} audio seconds a second")
     report(

@@ -24,14 +24,15 @@ def of_run(name: str | None) -> Table:
     recipe, speakers = read_recipe(folder), read_speakers(folder)
     model = recipe.model
     table = _table(str(folder))
-    table.add_row("data", f"{recipe.data.kind}, {recipe.data.rate} Hz")
+    table.add_row("data", f"{recipe.data.kind}, {_signal(recipe)}")
     table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
     size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
     table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
-    table.add_row("speakers", f"{len(speakers)}: {', '.join(speakers)}")
+    whose = "speakers" if recipe.data.signal == "speech" else "classes"
+    table.add_row(whose, f"{len(speakers)}: {', '.join(speakers)}")
     for voice in voices.enrolled(folder):
         before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
         told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
@@ -91,7 +92,8 @@ def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
     if codes.min() < 0 or codes.max() >= size:
         table.add_row("", f"its codebook has {f'0 to {size - 1}' if size else 'no codes'}: these are not its codes")
     else:
-        table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
+        if isinstance(recipe.data, r.Speech):
+            table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")
         _add_rate_rows(table, recipe)
     return table
 
@@ -113,11 +115,27 @@ def of_packed(path: Path) -> Table:
 
 
 def _add_rate_rows(table: Table, recipe: r.Recipe) -> None:
-    rate = recipe.data.rate / recipe.hop
-    table.add_row("hop", f"{recipe.hop} samples")
-    table.add_row("code rate", f"{rate:.4g} codes/s")
-    if recipe.model.bottleneck.codes:
-        table.add_row("bit rate", f"{rate * math.log2(recipe.model.bottleneck.codes):.4g} bits/s")
+    bits = math.log2(recipe.model.bottleneck.codes or 1)
+    if isinstance(recipe.data, r.Speech):
+        rate = recipe.data.rate / recipe.hop
+        table.add_row("hop", f"{recipe.hop} samples")
+        table.add_row("code rate", f"{rate:.4g} codes/s")
+        if bits:
+            table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
+        return
+    height, width, groups = recipe.grid
+    table.add_row("hop", f"{recipe.hop} pixels")
+    table.add_row("codes", f"{height} x {width} x {groups} an image")
+    if bits:
+        each = height * width * groups * bits
+        table.add_row("bits", f"{each:.4g} an image, {each / (3 * recipe.data.size**2):.4g} bits/dim")
+
+
+def _signal(recipe: r.Recipe) -> str:
+    """Of what kind the corpus's signals are."""
+    if isinstance(recipe.data, r.Speech):
+        return f"{recipe.data.rate} Hz"
+    return f"{recipe.data.size} x {recipe.data.size} pixels"
 
 
 def _table(title: str) -> Table:

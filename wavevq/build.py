@@ -10,10 +10,11 @@ from torch import nn
 
 from wavevq import recipe as r
 from wavevq.audio import LEVEL_RMS
-from wavevq.data import corpora, synthetic
+from wavevq.data import corpora, image_store, images, synthetic
 from wavevq.data.alignments import aligned
 from wavevq.data.cache import cache_folder
 from wavevq.data.corpora import Listing
+from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
 from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
 from wavevq.joint import JointVqVae
@@ -31,7 +32,7 @@ from wavevq.vqvae import VqVae
 COLOURS = 3  # of an image
 
 
-def build_listing(data: r.Data, seed: int) -> Listing:
+def build_listing(data: r.OfSpeech, seed: int) -> Listing:
     """The recordings of a corpus and their alignments. Raises WavevqError where there are none."""
     listing = corpora.without(build_recordings(data, seed), data.without)
     if isinstance(data, r.OnDisk) and data.alignments is not None:
@@ -39,7 +40,7 @@ def build_listing(data: r.Data, seed: int) -> Listing:
     return listing
 
 
-def build_recordings(data: r.Data, seed: int) -> Listing:
+def build_recordings(data: r.OfSpeech, seed: int) -> Listing:
     match data:
         case r.Vctk():
             return corpora.vctk(data.root, data.microphone, data.held_out, seed)
@@ -55,8 +56,24 @@ def build_recordings(data: r.Data, seed: int) -> Listing:
 
 
 def build_store(recipe: r.Recipe) -> Store:
-    """The recipe's corpus, decoded and levelled; made once, then taken from the cache."""
-    return prepare(build_listing(recipe.data, recipe.seed), recipe.data.rate, recipe.data.trim_db)
+    """The recipe's corpus of speech, decoded and levelled; made once, then taken from the cache.
+
+    Raises WavevqError for a recipe of something else.
+    """
+    data = recipe.speech
+    return prepare(build_listing(data, recipe.seed), data.rate, data.trim_db)
+
+
+def build_corpus(recipe: r.Recipe) -> Corpus:
+    """The recipe's corpus, whatever it is of; made once, then taken from the cache."""
+    match recipe.data:
+        case r.Cifar10() as data:
+            return image_store.prepare(images.cifar10(data.root, data.held_out), data.size, data.flip)
+        case r.Images() as data:
+            listing = images.folder(data.root, data.size + 2 * data.margin, data.held_out, recipe.seed)
+            return image_store.prepare(listing, data.size, data.flip)
+        case _:
+            return build_store(recipe)
 
 
 def build_words(data: r.Data) -> Callable[[str], str] | None:

@@ -17,6 +17,7 @@ from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.images import ImageUpsampler
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.wavenet import WaveNet
+from wavevq.sampling import Backend, Precision, choose, choose_grid
 from wavevq.sampling.reference import one_thread, pick
 
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # on CPU they stay in the cache
@@ -50,6 +51,10 @@ class Decoder(nn.Module, ABC):
         top_p: float = 1.0,
         frames: Tensor | None = None,
     ) -> Tensor: ...
+
+    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
+        """x ``[B, C, *space]`` as the latents tell it: here one that is drawn; arguments as ``sample``'s."""
+        return self.sample(z, label, noise, sampler)
 
 
 class WaveNetDecoder(Decoder):
@@ -231,6 +236,10 @@ class ImageDecoder(Decoder):
             values = torch.cat([values, pick(logits, noise[:, colour], temperature, top_p)[:, None]], dim=1)
         return self.distribution.decode(values)
 
+    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
+        """The expected image: nothing is drawn."""
+        return self.mean(z)
+
     @torch.no_grad()
     def mean(self, z: Tensor) -> Tensor:
         """The expected image, float32 ``[B, C, H, W]`` in [-1, 1]: the reconstruction of least squared error."""
@@ -289,6 +298,17 @@ class PixelCnnDecoder(Decoder):
         cond = [self.conditioning(z[i : i + 1], label[i : i + 1]) for i in range(len(z))]
         values = sampler(self.network, torch.cat(cond), noise.permute(0, 2, 3, 1), temperature, top_p)
         return self.distribution.decode(values.permute(0, 3, 1, 2))
+
+
+def sampler_for(decoder: Decoder, backend: Backend = "auto", precision: Precision = "bfloat16") -> Any:
+    """What ``sample`` of a decoder takes, where the decoder is; None where it needs none. Raises as ``choose``."""
+    match decoder:
+        case WaveNetDecoder():
+            return choose(backend, precision, decoder.speaker.weight.device)
+        case PixelCnnDecoder():
+            return choose_grid(backend, precision)
+        case _:
+            return None
 
 
 def of_speech(decoder: Decoder) -> WaveNetDecoder:

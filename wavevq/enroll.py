@@ -122,7 +122,7 @@ def cut(run: Run, recordings: Sequence[Recording]) -> list[Piece]:
     crop, hop = run.recipe.train.crop, run.model.hop
     pieces = []
     for number, recording in enumerate(recordings):
-        heard = normalise(recording, run.rate, run.recipe.data.trim_db)
+        heard = normalise(recording, run.rate, run.recipe.speech.trim_db)
         samples = heard.samples[heard.kept]
         x = torch.from_numpy(np.pad(samples, (0, -len(samples) % hop))).to(run.device)
         z = run.model.encode(x[None, None], torch.tensor([len(samples)], device=run.device)).z[0]

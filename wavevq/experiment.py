@@ -18,12 +18,11 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 
 from wavevq.audio import replacing
-from wavevq.build import build_model, build_prior, build_store
-from wavevq.data.batches import Crops, whole_clips
+from wavevq.build import build_corpus, build_model, build_prior
 from wavevq.data.cache import cache_folder
-from wavevq.data.codes import CodeCrops, Codes, ended, load_codes, save_codes
+from wavevq.data.codes import Codes, labelled, load_codes, save_codes
 from wavevq.data.corpora import Split
-from wavevq.data.store import Store
+from wavevq.data.corpus import Corpus
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
 from wavevq.evaluate.likelihood import encode_all
@@ -61,7 +60,7 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     *(("prior", key) for key in ("log_every", "validate_every", "save_every", "keep")),
 }
 Stage = Literal["vqvae", "prior"]
-BATCH = 16  # clips encoded together
+BATCH = 16  # examples encoded together
 
 
 def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
@@ -84,35 +83,37 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
                 f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
             )
     with fabric.rank_zero_first():
-        store = build_store(recipe)
-    if not store.split("val"):
+        corpus = build_corpus(recipe)
+    if not corpus.split("val"):
         raise WavevqError(
             "data: no recording of a speaker that is trained on is held out, so there is nothing to validate on; "
             "name one in val.txt, or without lists give a speaker a second recording"
         )
-    if resume and read_speakers(folder) != store.speakers:
-        raise WavevqError(f"{folder}: was trained with other speakers than the corpus in {recipe.data.kind} has now")
-    console.print(store.describe(), soft_wrap=True, highlight=False)
+    if resume and read_speakers(folder) != corpus.labels:
+        raise WavevqError(
+            f"{folder}: was trained with other names of a {corpus.whose} than the corpus in {recipe.data.kind} has now"
+        )
+    console.print(corpus.describe(), soft_wrap=True, highlight=False)
     with locked(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
             if resume or stage == "prior":
                 write_recipe(folder, recipe)
             else:
-                create(folder, recipe, store.speakers, store.about)
+                create(folder, recipe, corpus.labels, corpus.about)
             console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
         if stage != "prior":
-            _train(fabric, recipe, folder, resume, store, console)
+            _train(fabric, recipe, folder, resume, corpus, console)
         if recipe.prior is not None and stage != "vqvae" and not joint(recipe):
-            _train_prior(fabric, recipe, recipe.prior, folder, store, console)
+            _train_prior(fabric, recipe, recipe.prior, folder, corpus, console)
     return folder
 
 
-def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: Store, console: Console) -> None:
-    batches = Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed)
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: Corpus, console: Console) -> None:
+    batches = corpus.crops(recipe.train.crop, recipe.train.batch, recipe.seed)
     console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
-    module = build_model(recipe, len(store.speakers))
-    known = store, recipe.evaluation, recipe.train.steps, recipe.seed
+    module = build_model(recipe, len(corpus.labels))
+    known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed
     if isinstance(module, JointVqVae):
         validator = JointValidator(module, *known)
         fit(fabric, module, batches, recipe.train, folder, validator, console, resume, apart=module.prior)
@@ -122,21 +123,21 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, store: St
         write_summary(folder)
 
 
-def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, store: Store, console: Console) -> None:
+def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corpus: Corpus, console: Console) -> None:
     place = folder / PRIOR
     begun = bool(checkpoints(place / CHECKPOINTS))
-    model = build_model(recipe, len(store.speakers))
+    model = build_model(recipe, len(corpus.labels))
     weights = newest_checkpoint(folder) / AVERAGE
     model.load_state_dict(read_tensors(weights, model))
     if begun:
         refuse_stale(folder)
     fabric.to_device(model.eval())
     with fabric.rank_zero_first():
-        training, held_out = (encoded(model, weights, store, split) for split in ("train", "val"))
-    batches = CodeCrops(training, plan.crop, plan.batch, recipe.data.rate / recipe.hop, recipe.seed)
+        training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
+    batches = corpus.code_crops(training, plan.crop, plan.batch, recipe.hop, recipe.seed)
     console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
-    prior = build_prior(recipe, plan, len(store.speakers))
-    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed)
+    prior = build_prior(recipe, plan, len(corpus.labels))
+    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
     if fabric.is_global_zero and not begun:
         record_weights(folder)
     fit(fabric, prior, batches, plan, place, validator, console, begun)
@@ -149,17 +150,17 @@ def joint(recipe: Recipe) -> bool:
     return recipe.prior is not None and recipe.prior.joint is not None
 
 
-def encoded(model: VqVae, weights: Path, store: Store, split: Split) -> Codes:
-    """The sequences of a split, from the cache where these weights have encoded this store before."""
-    clips = store.split(split)
-    key = hashlib.sha256(weights.read_bytes() + store.folder.name.encode()).hexdigest()[:32]
+def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
+    """The codes of a split, from the cache where these weights have encoded this corpus before."""
+    examples = corpus.split(split)
+    key = hashlib.sha256(weights.read_bytes() + corpus.folder.name.encode()).hexdigest()[:32]
     path = cache_folder() / f"codes-{key}-{split}.safetensors"
     if not path.exists():
-        found = encode_all(model, whole_clips(store, split, BATCH, model.hop))
-        save_codes(path, [found[place].cpu().numpy() for place in range(len(clips))])
-    end = model.bottleneck.codes
-    assert end is not None, "the recipe's grammar sees to it"
-    return ended(load_codes(path), clips, store.speakers, end)
+        found = encode_all(model, corpus.whole(split, BATCH, model.hop))
+        save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
+    size = model.bottleneck.codes
+    assert size is not None, "the recipe's grammar sees to it"
+    return labelled(load_codes(path), examples, corpus, size)
 
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:

@@ -62,7 +62,7 @@ class Run:
     @property
     def rate(self) -> int:
         """Hz, of what ``decode`` returns."""
-        return self.recipe.data.rate
+        return self.recipe.speech.rate
 
     def codebook(self) -> int:
         """K, its codes being 0 to K - 1. Raises WavevqError for a model without codes."""
@@ -93,7 +93,7 @@ class Run:
         Raises WavevqError for a model without codes.
         """
         self.codebook()
-        samples = normalise(recording, self.rate, self.recipe.data.trim_db).samples
+        samples = normalise(recording, self.rate, self.recipe.speech.trim_db).samples
         x = torch.from_numpy(np.pad(samples, (0, -len(samples) % self.model.hop)))
         lengths = torch.tensor([len(samples)], device=self.device)
         codes = self.model.encode(x[None, None].to(self.device), lengths).codes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,41 +16,47 @@ from safetensors.numpy import load_file, save_file
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
 from wavevq.data.batches import Windows
-from wavevq.data.store import StoredClip
 from wavevq.errors import WavevqError
+
+if TYPE_CHECKING:
+    from wavevq.data.corpus import Corpus, Example
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The sequences of a split: int64 ``[n]`` each, the end class included, and their labels."""
+    """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``."""
 
     sequences: Sequence[NDArray[np.int64]]
     labels: Sequence[int]
 
     def batch(self, members: Sequence[int]) -> Batch:
-        """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each."""
+        """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``."""
         return _batch(
             [self.sequences[i] for i in members], [self.labels[i] for i in members], members, [0] * len(members)
         )
 
 
-def ended(rows: Sequence[NDArray[np.int64]], clips: Sequence[StoredClip], speakers: Sequence[str], end: int) -> Codes:
-    """The codes ``[n]`` of each clip with the class ``end`` after them."""
-    labels = {name: label for label, name in enumerate(speakers)}
-    return Codes([np.append(one, end) for one in rows], [labels[clip.speaker] for clip in clips])
+def labelled(rows: Sequence[NDArray[np.int64]], examples: Sequence[Example], corpus: Corpus, size: int) -> Codes:
+    """The codes of examples of a corpus, each in [0, size): where examples end, with the class ``size`` after them."""
+    labels = {name: label for label, name in enumerate(corpus.labels)}
+    sequences = [np.append(one, size) for one in rows] if corpus.ends else rows
+    return Codes(sequences, [labels[one.label] for one in examples])
 
 
 class CodeCrops(Windows):
-    """Training crops of ``crop`` codes; rate: codes a second."""
+    """Training crops of ``crop`` codes of the first axis of their grid; rate: of them a ``unit`` of signal."""
 
-    def __init__(self, codes: Codes, crop: int, batch: int, rate: float, seed: int) -> None:
+    def __init__(
+        self, codes: Codes, crop: int, batch: int, rate: float, seed: int, unit: str = "audio_seconds"
+    ) -> None:
         self.codes = codes
-        super().__init__([len(one) for one in codes.sequences], crop, batch, rate, seed, "prior")
+        super().__init__([len(one) for one in codes.sequences], crop, batch, rate, seed, "prior", unit)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The examples of ``step`` that ``rank`` takes. x: int64 ``[B, crop]``; cond: 1 where one begins mid-clip.
+        """The examples of ``step`` that ``rank`` takes.
 
-        A window that is not the clip's first begins with the code before it, which is there to be read only.
+        x: int64 ``[B, crop]``, or ``[B, crop, w, G]``; cond: 1 where one begins mid-clip. A window that is not the
+        clip's first begins with the code before it, which is there to be read only.
         """
         places = self.places(step, rank, world)
         return _batch(
@@ -69,7 +75,7 @@ def _batch(
     within: Sequence[int],
     width: int = 0,
 ) -> Batch:
-    x = np.zeros((len(rows), max(width, *(len(row) for row in rows))), np.int64)
+    x = np.zeros((len(rows), max(width, *(len(row) for row in rows)), *rows[0].shape[1:]), np.int64)
     for place, row in enumerate(rows):
         x[place, : len(row)] = row
     return Batch(
@@ -82,8 +88,8 @@ def _batch(
 
 
 def save_codes(path: Path, rows: Sequence[NDArray[np.integer[Any]]]) -> None:
-    """Clips' codes ``[n]``: int32, one after the other, and their lengths."""
-    codes = np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32)
+    """Codes ``[n]`` or ``[h, w, G]`` of each example: int32, one after the other, and their lengths."""
+    codes = np.concatenate([*rows] or [np.zeros(0, np.int32)]).astype(np.int32)
     with replacing(path) as partial:
         save_file({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}, partial)
 

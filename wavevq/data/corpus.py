@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wavevq.contracts import Batch
+from wavevq.data.codes import Codes
 from wavevq.data.corpora import Split
 
 
@@ -43,8 +44,18 @@ class Example(Protocol):
 
 
 class Corpus(Protocol):
-    """A prepared corpus. folder: where. labels: names, in the order of their numbers. about: what is known of some."""
+    """A prepared corpus. folder: where. labels: names, in the order of their numbers. about: what is known of some.
 
+    items: what its examples are called, in the plural. whose: what a label is the name of. ends: whether examples are
+    of many lengths, so that the codes of one end with a class of their own.
+    """
+
+    @property
+    def items(self) -> str: ...
+    @property
+    def whose(self) -> str: ...
+    @property
+    def ends(self) -> bool: ...
     @property
     def folder(self) -> Path: ...
     @property
@@ -60,6 +71,10 @@ class Corpus(Protocol):
 
     def whole(self, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Sequence[Batch]:
         """Whole examples, at most ``batch`` at a time, all or ``limit`` of them, evenly spread over the split."""
+        ...
+
+    def code_crops(self, codes: Codes, crop: int, batch: int, hop: int, seed: int) -> Epochs:
+        """Training batches of this corpus's codes, ``crop`` of the first axis of their grid; hop: positions a code."""
         ...
 
     def examples(self, split: Split, places: Sequence[int], hop: int = 1) -> Batch:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wavevq.contracts import Batch
 from wavevq.data.batches import Whole, Windows, spread
 from wavevq.data.cache import Broken, left_out, outcomes, prepared, read_index, stamp, to_disk, write_index
+from wavevq.data.codes import CodeCrops, Codes
 from wavevq.data.corpora import Split, by_speaker
 from wavevq.data.images import Images, Picture
 from wavevq.errors import WavevqError
@@ -38,6 +39,10 @@ class ImageStore:
     square anywhere. flip: whether training images are mirrored, left and right, by chance. about: nothing is told of a
     class but its name.
     """
+
+    items: ClassVar = "images"
+    whose: ClassVar = "class"
+    ends: ClassVar = False
 
     folder: Path
     labels: tuple[str, ...]
@@ -65,6 +70,10 @@ class ImageStore:
     def crops(self, crop: int, batch: int, seed: int) -> ImageCrops:
         """Training batches; crop: the size."""
         return ImageCrops(self, crop, batch, seed)
+
+    def code_crops(self, codes: Codes, crop: int, batch: int, hop: int, seed: int) -> CodeCrops:
+        """Training batches of whole grids of codes; crop: their height."""
+        return CodeCrops(codes, crop, batch, crop, seed, unit="images")
 
     def whole(self, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Whole:
         """The images of a split in order, ``batch`` at a time; ``limit`` of them, evenly spread over it."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from wavevq.contracts import Batch
 from wavevq.data.alignments import Phone, read_phones
 from wavevq.data.batches import Crops, Whole, clips_at, whole_clips
 from wavevq.data.cache import Broken, left_out, outcomes, prepared, read_index, stamp, to_disk, write_index
+from wavevq.data.codes import CodeCrops, Codes
 from wavevq.data.corpora import SPLITS, Clip, Listing, Split, by_speaker
 from wavevq.errors import WavevqError
 
@@ -50,6 +51,10 @@ class Store:
 
     rate: Hz. missing: recordings that the corpus should hold and does not. about: the corpus's words on a speaker.
     """
+
+    items: ClassVar = "clips"
+    whose: ClassVar = "speaker"
+    ends: ClassVar = True
 
     folder: Path
     rate: int
@@ -82,6 +87,10 @@ class Store:
     def examples(self, split: Split, places: Sequence[int], hop: int = 1) -> Batch:
         """Some clips of a split, as ``batches.whole_clips`` has them."""
         return clips_at(self, split, places, hop)
+
+    def code_crops(self, codes: Codes, crop: int, batch: int, hop: int, seed: int) -> CodeCrops:
+        """Training batches of ``crop`` codes; hop: samples a code."""
+        return CodeCrops(codes, crop, batch, self.rate / hop, seed)
 
     def describe(self) -> str:
         """The corpus in one line, and one for each recording that was left out, as far as NAMED."""

@@ -1,7 +1,8 @@
 """Held-out likelihoods of a VQ-VAE, teacher-forced, in bits a sample, and whether it uses its codes and speakers.
 
 All are of the mu-law classes of the levelled signal, so they compare only with numbers of the same level and classes:
-the marginal entropy of those classes stands beside them.
+the marginal entropy of those classes stands beside them. Of images a sample is an 8-bit value, of a colour of a pixel,
+a clip is an image, and a speaker is its class.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import torch
 from torch import Tensor
 
 from wavevq.contracts import Batch
-from wavevq.data.batches import whole_clips
 from wavevq.data.corpora import Split
-from wavevq.data.store import Store
+from wavevq.data.corpus import Corpus
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
 from wavevq.nn.encoders import frames_of, valid
-from wavevq.vqvae import VqVae
+from wavevq.vqvae import VqVae, along
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Likelihoods:
     """bits: -log2 p(x | codes, speaker) a sample. marginal: entropy of the classes without any model, bits a sample.
 
     shuffled_gap: bits a sample more with the codes of another clip of the same speaker; None where no clip has one.
-    wrong_speaker_gap: bits a sample more with another speaker's label, mean over the others; None with one speaker.
+    wrong_speaker_gap: bits a sample more with another speaker's label, mean over the others; None with one speaker, and
+    where the decoder does not look at labels.
     usage: of the codes over these clips; None for a model without codes, whose latents take their place in all this.
     rate: the KL divergence of a VAE's latents, bits a sample, else None; ``bits`` then are the evidence bound, rate
     included, by one drawing of each clip's latents. clips, samples: how many were measured.
@@ -47,39 +48,42 @@ class Likelihoods:
 
 @torch.no_grad()
 def measure(
-    model: VqVae, store: Store, split: Split, *, batch: int, limit: int | None, others: int | None, seed: int
+    model: VqVae, corpus: Corpus, split: Split, *, batch: int, limit: int | None, others: int | None, seed: int
 ) -> Likelihoods:
-    """Likelihoods of whole clips of a split whose speakers the model knows, on the model's device.
+    """Likelihoods of whole examples of a split whose labels the model knows, on the model's device.
 
-    batch: clips at once. limit: clips at most, None for all. others: wrong speakers tried a clip, None for all.
+    batch: examples at once. limit: examples at most, None for all. others: wrong labels tried each, None for all.
     The model must be in evaluation mode; nothing in it changes.
     """
     device = next(model.parameters()).device
-    batches = whole_clips(store, split, batch, model.hop, limit)
+    distribution = model.decoder.distribution
+    batches = corpus.whole(split, batch, model.hop, limit)
     codes, rate = _encoded(model, batches)
-    donors = _donors(model, store, split, codes, seed)
-    wrong = other_labels(len(store.speakers), others, seed)
+    donors = _donors(model, corpus, split, codes, seed)
+    wrong = other_labels(len(corpus.labels), others, seed) if model.decoder.labelled else []
     own, shuffled, shuffled_own, mistaken = 0.0, 0.0, 0.0, 0.0
     samples = shuffled_samples = 0
-    classes = torch.zeros(model.decoder.distribution.classes, dtype=torch.int64)
+    classes = torch.zeros(distribution.classes, dtype=torch.int64)
     for one in batches:
         if (one.label < 0).any():
-            raise ValueError(f"{split} holds speakers that were not in training: they have no likelihood")
+            raise ValueError(f"{split} holds labels that were not in training: they have no likelihood")
         one = one.to(device)
-        mask = valid(one.lengths, one.x.shape[-1])
+        mask = along(valid(one.lengths, one.x.shape[2]), (len(one.x), *one.x.shape[2:]))
+        counts = mask.flatten(1).sum(1) * one.x.shape[1]
         index = one.index.tolist()
         bits = _bits(model, one, [codes[i] for i in index], one.label, mask)
         own += bits.sum().item()
-        samples += int(one.lengths.sum())
-        classes += torch.bincount(model.decoder.distribution.encode(one.x[:, 0])[mask].cpu(), minlength=len(classes))
+        samples += int(counts.sum())
+        seen = distribution.encode(one.x)[mask[:, None].expand_as(one.x)]
+        classes += torch.bincount(seen.cpu(), minlength=len(classes))
         has = torch.tensor([i in donors for i in index])
         if has.any():
             replaced = [donors.get(i, codes[i]) for i in index]
             shuffled += _bits(model, one, replaced, one.label, mask)[has].sum().item()
             shuffled_own += bits[has].sum().item()
-            shuffled_samples += int(one.lengths[has].sum())
+            shuffled_samples += int(counts[has].sum())
         for offset in wrong:
-            label = (one.label + offset) % len(store.speakers)
+            label = (one.label + offset) % len(corpus.labels)
             mistaken += _bits(model, one, [codes[i] for i in index], label, mask).sum().item()
     return Likelihoods(
         bits=(own + (rate or 0)) / samples,
@@ -95,7 +99,7 @@ def measure(
 
 @torch.no_grad()
 def encode_all(model: VqVae, batches: Sequence[Batch]) -> dict[int, Tensor]:
-    """Codes int64 ``[F]`` of every clip, by its place in the split; without codes its latents ``[F, D]``."""
+    """Codes int64 ``[*grid]`` of every example, by its place in the split; without codes its latents ``[*grid, D]``."""
     return _encoded(model, batches)[0]
 
 
@@ -128,38 +132,37 @@ def derangement(groups: list[str], seed: int) -> dict[int, int]:
 
 
 def fitted(codes: Tensor, frames: int) -> Tensor:
-    """Codes int64 ``[F]`` or latents ``[F, D]`` cut or repeated to ``frames`` of them."""
+    """Codes int64 ``[F, ...]`` or latents ``[F, ..., D]`` cut or repeated to ``frames`` of them."""
     return codes[torch.arange(frames, device=codes.device) % len(codes)]
 
 
-def _donors(model: VqVae, store: Store, split: Split, codes: dict[int, Tensor], seed: int) -> dict[int, Tensor]:
-    """Another clip's codes for each clip, of the same speaker, as long as its own.
+def _donors(model: VqVae, corpus: Corpus, split: Split, codes: dict[int, Tensor], seed: int) -> dict[int, Tensor]:
+    """Another example's codes for each, of the same label, as long as its own.
 
-    A speaker's only clip of the split takes the codes of a training clip of theirs.
+    A label's only example of the split takes the codes of a training example of it.
     """
     places = sorted(codes)
-    clips = store.split(split)
-    taken = derangement([clips[i].speaker for i in places], seed)
+    examples = corpus.split(split)
+    taken = derangement([examples[i].label for i in places], seed)
     donors = {places[a]: fitted(codes[places[b]], len(codes[places[a]])) for a, b in taken.items()}
     for place in places:
         if place not in donors and split != "train":
-            found = _training_codes(model, store, clips[place].speaker)
+            found = _training_codes(model, corpus, examples[place].label)
             if found is not None:
                 donors[place] = fitted(found, len(codes[place]))
     return donors
 
 
-def _training_codes(model: VqVae, store: Store, speaker: str) -> Tensor | None:
-    for place, clip in enumerate(store.split("train")):
-        if clip.speaker == speaker:
-            return encode_all(model, [store.examples("train", [place], model.hop)])[place]
+def _training_codes(model: VqVae, corpus: Corpus, label: str) -> Tensor | None:
+    for place, one in enumerate(corpus.split("train")):
+        if one.label == label:
+            return encode_all(model, [corpus.examples("train", [place], model.hop)])[place]
     return None
 
 
 def _bits(model: VqVae, batch: Batch, codes: list[Tensor], label: Tensor, mask: Tensor) -> Tensor:
-    """Bits ``[B]`` of each clip given its codes and a label."""
-    frames = batch.x.shape[-1] // model.hop
-    padded = codes[0].new_zeros(len(codes), frames, *codes[0].shape[1:])
+    """Bits ``[B]`` of each example given its codes and a label."""
+    padded = codes[0].new_zeros(len(codes), batch.x.shape[2] // model.hop, *codes[0].shape[1:])
     for row, one in zip(padded, codes, strict=True):
         row[: len(one)] = one
     z = model.bottleneck.lookup(padded)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from wavevq.data.codes import Codes
+from wavevq.data.corpus import Corpus
 from wavevq.evaluate.likelihood import other_labels
 from wavevq.nn.encoders import valid
 from wavevq.prior import Prior
 from wavevq.recipe import Evaluation
 from wavevq.train.log import Validation
+from wavevq.vqvae import along
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Rates:
 
 @torch.no_grad()
 def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, others: int | None, seed: int) -> Rates:
-    """Rates of held-out sequences. counts: int64 ``[K]``, of the training codes. others: wrong labels tried."""
+    """Rates of held-out codes. counts: int64 ``[K]``, of the training codes. others: wrong labels tried."""
     device = next(prior.parameters()).device
     end = int(prior.ends)
     every = sorted(range(len(held_out.sequences)), key=lambda i: (len(held_out.sequences[i]), i))
@@ -44,17 +46,16 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
     nats = {"own": 0.0, "wrong": 0.0, "none": 0.0}
     for start in range(0, len(every), batch):
         one = held_out.batch(every[start : start + batch]).to(device)
-        mask = valid(one.lengths, one.x.shape[1])
+        mask = along(valid(one.lengths, one.x.shape[1]), one.x.shape)
         nats["own"] += prior.nll(one.x, one.label, mask).double().sum().item()
         for offset in wrong:
             label = (one.label + offset) % prior.labels
             nats["wrong"] += prior.nll(one.x, label, mask).double().sum().item() / len(wrong)
         if prior.drop:
             nats["none"] += prior.nll(one.x, torch.full_like(one.label, prior.nobody), mask).double().sum().item()
-    codes = sum(len(one) - end for one in held_out.sequences)
-    bits = {name: value / codes / math.log(2) for name, value in nats.items()}
+    said = np.concatenate([one[: len(one) - end].ravel() for one in held_out.sequences])
+    bits = {name: value / len(said) / math.log(2) for name, value in nats.items()}
     share = (counts + 1).double() / (counts + 1).sum()
-    said = np.concatenate([one[: len(one) - end] for one in held_out.sequences])
     return Rates(
         bits=bits["own"],
         uniform=math.log2(prior.codes),
@@ -62,21 +63,23 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
         wrong_label_gap=bits["wrong"] - bits["own"] if wrong else None,
         unlabelled=bits["none"] if prior.drop else None,
         sequences=len(held_out.sequences),
-        codes=codes,
+        codes=len(said),
     )
 
 
 def counts(codes: Codes, size: int) -> torch.Tensor:
     """How often each of K = ``size`` codes occurs, int64 ``[K]``; ends are left out."""
-    every = torch.from_numpy(np.concatenate(codes.sequences))
+    every = torch.from_numpy(np.concatenate([one.ravel() for one in codes.sequences]))
     return torch.bincount(every[every < size], minlength=size)
 
 
 class PriorValidator:
     """Called by the training loop while a prior trains."""
 
-    def __init__(self, prior: Prior, training: Codes, held_out: Codes, plan: Evaluation, seed: int) -> None:
-        self.prior, self.held_out, self.plan, self.seed = prior, held_out, plan, seed
+    def __init__(
+        self, prior: Prior, training: Codes, held_out: Codes, plan: Evaluation, seed: int, corpus: Corpus
+    ) -> None:
+        self.prior, self.held_out, self.plan, self.seed, self.corpus = prior, held_out, plan, seed, corpus
         self.counts = counts(training, prior.codes)
 
     def __call__(self, step: int) -> Validation:
@@ -85,15 +88,15 @@ class PriorValidator:
         )  # fmt: skip
         scalars = {"bits_per_code": found.bits, "uniform_bits": found.uniform, "unigram_bits": found.unigram}
         if found.wrong_label_gap is not None:
-            scalars["wrong_speaker_gap"] = found.wrong_label_gap
+            scalars[f"wrong_{self.corpus.whose}_gap"] = found.wrong_label_gap
         if found.unlabelled is not None:
-            scalars["bits_per_code_without_speaker"] = found.unlabelled
-        scalars |= {"clips": found.sequences, "codes": found.codes}
-        return Validation(scalars, warnings=tuple(warnings(found)))
+            scalars[f"bits_per_code_without_{self.corpus.whose}"] = found.unlabelled
+        scalars |= {self.corpus.items: found.sequences, "codes": found.codes}
+        return Validation(scalars, warnings=tuple(warnings(found, self.corpus.whose)))
 
 
-def warnings(found: Rates) -> list[str]:
-    """What must be said aloud."""
+def warnings(found: Rates, whose: str = "speaker") -> list[str]:
+    """What must be said aloud, labels being the names of a ``whose``."""
     said = []
     if found.bits >= found.unigram:
         said.append(
@@ -101,5 +104,5 @@ def warnings(found: Rates) -> list[str]:
             f"by frequency alone {found.unigram:.3f}"
         )
     if found.wrong_label_gap is not None and found.wrong_label_gap <= 0:
-        said.append(f"the prior ignores the speaker: any other serves as well ({found.wrong_label_gap:+.3f} bits/code)")
+        said.append(f"the prior ignores the {whose}: any other serves as well ({found.wrong_label_gap:+.3f} bits/code)")
     return said

@@ -6,7 +6,21 @@ computed where they are needed and never typed into a recipe.
 
 from __future__ import annotations
 
-from wavevq.recipe.data import Data, Folder, Fsdd, LibriSpeech, OnDisk, Speech, Synthetic, Vctk
+from wavevq.recipe.data import (
+    Cifar10,
+    Data,
+    Folder,
+    Fsdd,
+    Images,
+    LibriSpeech,
+    OfImages,
+    OfSpeech,
+    OnDisk,
+    Pictures,
+    Speech,
+    Synthetic,
+    Vctk,
+)
 from wavevq.recipe.model import (
     Bottleneck,
     Categorical,
@@ -47,6 +61,7 @@ from wavevq.recipe.training import (
 __all__ = [
     "Bottleneck",
     "Categorical",
+    "Cifar10",
     "Codebook",
     "Continuous",
     "Data",
@@ -60,12 +75,16 @@ __all__ = [
     "GradientVq",
     "ImageDecoder",
     "ImageEncoder",
+    "Images",
     "Joint",
     "LibriSpeech",
     "Logistics",
     "Model",
     "NoBottleneck",
+    "OfImages",
+    "OfSpeech",
     "OnDisk",
+    "Pictures",
     "PixelCnn",
     "PixelCnnDecoder",
     "PixelCnnPrior",

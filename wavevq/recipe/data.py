@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from wavevq.recipe.section import Number, Positive, Section, Signal
+from wavevq.recipe.section import Count, Number, Positive, Section, Signal, Whole
 
 
 class Speech(Section):
@@ -49,4 +49,30 @@ class Synthetic(Speech):
     sentences: Annotated[int, Number, Field(ge=4, le=2000)] = 100  # a voice
 
 
-Data = Annotated[Vctk | LibriSpeech | Folder | Fsdd | Synthetic, Field(discriminator="kind")]
+class Pictures(Section):
+    """What every corpus of images has."""
+
+    signal: ClassVar[Signal] = "images"
+    root: str = "data"  # the corpus, or a folder that holds it
+    held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.05  # share of the training images
+    flip: bool = False  # training images are mirrored, left and right, by chance
+
+
+class Cifar10(Pictures):
+    """The official pickles, or strips of PNG with tables of labels. Validation is the end of the training images."""
+
+    kind: Literal["cifar10"]
+    size: ClassVar[int] = 32  # H and W of what the model sees, pixels
+
+
+class Images(Pictures):
+    """Any folder of images with one folder a class."""
+
+    kind: Literal["images"]
+    size: Count = 128  # the shorter side is brought to it, with the margin, and the middle square kept
+    margin: Whole = 0  # pixels more on every side, over which training images move
+
+
+OfSpeech = Vctk | LibriSpeech | Folder | Fsdd | Synthetic
+OfImages = Cifar10 | Images
+Data = Annotated[OfSpeech | OfImages, Field(discriminator="kind")]

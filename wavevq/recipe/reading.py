@@ -63,11 +63,12 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
 def _mistaken_crop(tree: Any) -> str | None:
     """What is wrong with the crop of a recipe that has other mistakes, as far as those let one tell."""
     try:
-        hop = TypeAdapter[Encoder](Encoder).validate_python(tree["model"]["encoder"]).hop
+        encoder = TypeAdapter[Encoder](Encoder).validate_python(tree["model"]["encoder"])
         crop = tree["train"].get("crop", Train.model_fields["crop"].default)
     except (ValidationError, LookupError, TypeError, AttributeError):
         return None  # they stand in the way, and are told
-    return cut_frame(crop, hop) if type(crop) is int else None
+    # Images are taken whole, whatever crop another signal's default is.
+    return cut_frame(crop, encoder.hop) if type(crop) is int and encoder.signal == "speech" else None
 
 
 def _apply(tree: dict[str, Any], override: str) -> str | None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.data import Data
-from wavevq.recipe.model import Model
+from wavevq.errors import WavevqError
+from wavevq.recipe.data import Data, OfSpeech, Pictures, Speech
+from wavevq.recipe.model import ImageEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
@@ -24,8 +25,41 @@ class Recipe(Section):
 
     @property
     def hop(self) -> int:
-        """Samples a code."""
+        """Samples a code; of images, the pixels of its side."""
         return self.model.encoder.hop
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Of an image's codes: h, w and G. Raises WavevqError where the corpus is none of images."""
+        if not isinstance(self.data, Pictures) or not isinstance(self.model.encoder, ImageEncoder):
+            raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs images")
+        side = self.data.size // self.hop
+        return side, side, self.model.encoder.groups
+
+    @property
+    def speech(self) -> OfSpeech:
+        """The corpus. Raises WavevqError where it is none of speech."""
+        if isinstance(self.data, Speech):
+            return self.data
+        raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs speech")
+
+    @model_validator(mode="after")
+    def _images_are_taken_whole(self) -> Recipe:
+        """So a recipe of images says no crop: it is their height, and of a prior that of their codes."""
+        if not isinstance(self.data, Pictures) or self.model.encoder.signal != "images":
+            return self
+        rows = self.data.size // self.hop
+        mistakes = [
+            f"{name}.crop {plan.crop}: images are taken whole; leave it out"
+            for name, plan, crop in (("train", self.train, self.data.size), ("prior", self.prior, rows))
+            if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop
+        ]
+        if self.data.size % self.hop or rows < 2:
+            mistakes.append(f"data.size {self.data.size} must be twice the hop, {self.hop}, or another multiple of it")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        prior = self.prior and self.prior.model_copy(update={"crop": rows})
+        return self.model_copy(update={"train": self.train.model_copy(update={"crop": self.data.size}), "prior": prior})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,12 +30,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation pass found: named figures, plots and clips, and warnings to say aloud."""
+    """What a validation pass found: named figures, plots, clips and images ``[H, W, 3]``, and warnings to say aloud."""
 
     scalars: dict[str, float]
     figures: dict[str, Figure] = field(default_factory=dict)
     clips: dict[str, Clip] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class Log:
@@ -85,6 +87,8 @@ class Log:
             self.board.add_figure(name, figure, step)
         for name, clip in found.clips.items():
             self.board.add_audio(name, clip.samples[None], step, clip.rate)
+        for name, image in found.images.items():
+            self.board.add_image(name, image, step, dataformats="HWC")
 
     def validated(self, step: int) -> bool:
         """Whether ``metrics.jsonl`` holds a validation after ``step`` steps."""
