@@ -29,6 +29,7 @@ FLOORS = {
     "decoders": 3,
     "prior": 3,
     "joint": 3,
+    "vimco": 3,
     "fixed": 4,
     "train": 4,
     "evaluate": 4,
@@ -57,6 +58,7 @@ LEVEL = {
     ("pixels", "wavevq.audio."),
     ("vqvae", "wavevq.decoders."),
     ("joint", "wavevq.vqvae."),
+    ("vimco", "wavevq.vqvae."),
     ("joint", "wavevq.prior."),
     ("evaluate", "wavevq.train.log."),
 }

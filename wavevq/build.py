@@ -18,7 +18,7 @@ from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
 from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
 from wavevq.joint import JointVqVae
-from wavevq.nn.bottlenecks import Bottleneck, Plain, Variational
+from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
 from wavevq.nn.images import ImageEncoder, ImageUpsampler
@@ -27,6 +27,7 @@ from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
+from wavevq.vimco import VimcoVae
 from wavevq.vqvae import VqVae
 
 COLOURS = 3  # of an image
@@ -97,6 +98,8 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
             jitter=recipe.model.jitter,
             seed=recipe.seed,
         )
+    if isinstance(recipe.model.bottleneck, r.Vimco):
+        return VimcoVae(model, samples=recipe.model.bottleneck.samples)
     if recipe.prior is None or recipe.prior.joint is None:
         return model
     joint = recipe.prior.joint
@@ -146,6 +149,8 @@ def build_bottleneck(b: r.Bottleneck, hop: float, seed: int) -> Bottleneck:
             return Variational(b.dim, hop, b.weight, b.anneal, b.free_bits, seed)
         case r.NoBottleneck():
             return Plain()
+        case r.Vimco():
+            return Drawn(b.codes, b.dim, seed)
 
 
 def build_decoder(model: r.Model, speakers: int) -> Decoder:

@@ -1,7 +1,7 @@
-"""What stands between encoder and decoder: the contract, and the bottlenecks that have no codebook.
+"""What stands between encoder and decoder: the contract, and the bottlenecks that are no quantizers.
 
-Those are there to be compared with: a plain autoencoder's, and a variational one's (Kingma and Welling 2014), which
-with a strong decoder leaves its latents unused (Van den Oord et al. 2017, section 1).
+Those are there to be compared with: a plain autoencoder's, a variational one's (Kingma and Welling 2014), which with a
+strong decoder leaves its latents unused (Van den Oord et al. 2017, section 1), and one whose codes are drawn.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wavevq.contracts import Latents
 from wavevq.distributed import total, world_size
-from wavevq.noise import POSTERIOR, derived, normal
+from wavevq.noise import POSTERIOR, derived, normal, uniform
 
 
 class Bottleneck(nn.Module, ABC):
@@ -96,3 +97,53 @@ class Variational(Bottleneck):
         if self.training:
             self.updates.add_(count > 0)
         return loss
+
+
+class Drawn(Bottleneck):
+    """Codes drawn from q(code | x), a softmax at every position; p(code) is uniform, 1 / K (Mnih and Rezende 2016).
+
+    For latents without a gradient of their own: ``wavevq.vimco`` trains it. K = 2 are Bernoulli latents. Drawn wherever
+    examples are numbered (``index``), one code a position; the rate then is log q - log p of those codes, whose mean is
+    the divergence. Without numbers the likeliest codes. codes: K. dim: D. seed: of the noise.
+    """
+
+    codes: int
+
+    def __init__(self, codes: int, dim: int, seed: int = 0) -> None:
+        super().__init__()
+        self.codes, self.seed = codes, seed
+        self.posterior = nn.Linear(dim, codes)
+        self.codebook = nn.Parameter(torch.randn(codes, dim))
+
+    def forward(self, z_e: Tensor, mask: Tensor, index: Tensor | None = None) -> Latents:
+        log_q = self.log_q(z_e, mask)
+        codes = log_q.argmax(-1) if index is None else self.draw(log_q, index, 1)[0]
+        codes = codes.masked_fill(~mask, 0)
+        z = self.lookup(codes) * mask[..., None]
+        return Latents(z.to(z_e.dtype), codes, self.rate(log_q, codes, mask), z_e.new_zeros((), dtype=torch.float32))
+
+    def log_q(self, z_e: Tensor, mask: Tensor) -> Tensor:
+        """log q(code | x), float32 ``[B, *grid, K]``, of the encoder's output; arguments as ``forward``."""
+        with torch.autocast(z_e.device.type, enabled=False):
+            vectors = torch.where(mask[..., None], z_e.to(self.codebook.dtype), 0)
+            logs: Tensor = self.posterior(vectors).log_softmax(-1)
+            return logs
+
+    @torch.no_grad()
+    def draw(self, log_q: Tensor, index: Tensor, samples: int) -> Tensor:
+        """Codes int64 ``[samples, B, *grid]``, by inverse distribution function with the noise of ``index``."""
+        grid = log_q.shape[1:-1]
+        noise = uniform(derived(self.seed, POSTERIOR), index.tolist(), samples * math.prod(grid))
+        targets = noise.to(log_q).view(len(log_q), samples, *grid).movedim(1, -1).contiguous()
+        cumulated = log_q.exp().cumsum(-1)
+        found = torch.searchsorted(cumulated, targets * cumulated[..., -1:], right=True).clamp(max=self.codes - 1)
+        return found.movedim(-1, 0)
+
+    def rate(self, log_q: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+        """log q - log p ``[..., B]`` of codes int64 ``[..., B, *grid]``, in nats summed over the valid positions."""
+        logs = log_q.expand(*codes.shape, -1).gather(-1, codes[..., None])[..., 0]
+        return ((logs + math.log(self.codes)) * mask).flatten(-mask.ndim + 1).sum(-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """The vectors ``[B, *grid, D]`` of codes int64 ``[B, *grid]`` in [0, K)."""
+        return F.embedding(codes, self.codebook)

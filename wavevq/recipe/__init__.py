@@ -41,6 +41,7 @@ from wavevq.recipe.model import (
     Pixels,
     SpectralEncoder,
     Vae,
+    Vimco,
     WaveformEncoder,
     WaveNetDecoder,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "TransformerPrior",
     "Vae",
     "Vctk",
+    "Vimco",
     "WaveNetDecoder",
     "WaveNetPrior",
     "WaveformEncoder",

@@ -133,7 +133,16 @@ class NoBottleneck(Continuous):
     kind: Literal["none"]
 
 
-Bottleneck = Annotated[GradientVq | EmaVq | Vae | NoBottleneck, Field(discriminator="kind")]
+class Vimco(Section):
+    """Codes drawn from a softmax a position and trained by sampling (Mnih and Rezende 2016); there to compare with."""
+
+    kind: Literal["vimco"]
+    codes: Annotated[int, Number, Field(ge=2, le=2**20)] = 512  # K; 2 are Bernoulli latents
+    dim: Count = 64  # D, of the encoder's output and of a code's vector
+    samples: Annotated[int, Number, Field(ge=2)] = 50  # of the bound
+
+
+Bottleneck = Annotated[GradientVq | EmaVq | Vae | NoBottleneck | Vimco, Field(discriminator="kind")]
 
 
 class WaveNetDecoder(Section):

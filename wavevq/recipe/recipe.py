@@ -79,6 +79,8 @@ class Recipe(Section):
             )
         if self.prior is not None and self.prior.joint is not None and self.data.signal == "images":
             mistakes.append("prior.joint: is for speech; leave it out")
+        if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
+            mistakes.append("prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'")
         if any(mistakes):
             raise ValueError("; ".join(filter(None, mistakes)))
         return self
