@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wavevq.experiment import Stage
+    from wavevq.image_run import ImageRun
     from wavevq.run import Run
     from wavevq.sampling import Backend, Precision
 
@@ -132,20 +133,37 @@ def _sampling(command: F) -> F:
 
 
 _SPEAKER = click.option("--speaker", required=True, metavar="S", help="Whose voice; wavevq info lists them.")
+_LABEL = "--speaker", "--label", "speaker"  # names of one option: a class of images is to them what a speaker is
+
+
+def _of_images(run: str | None) -> bool:
+    """Whether a run, named as for the commands, is of images."""
+    from wavevq.run_folder import find_run, read_recipe
+
+    return read_recipe(find_run(run)).data.signal == "images"
 
 
 @main.command()
 @_paths
 @_run
 def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
-    """Audio to codes: IN.wav CODES.npy.
+    """Audio or images to codes: IN.wav CODES.npy, for a run of images IN.png CODES.npy.
 
-    IN is audio of any rate, channels and format that soundfile reads, CODES an int32 array, one code a hop.
-    Several inputs and folders want --out DIR. A - as IN is standard input, as OUT standard output (.npy).
+    IN is audio of any rate, channels and format that soundfile reads, CODES an int32 array, one code a hop. Or an image
+    that Pillow reads, its middle square brought to the model's size, CODES [h, w, G]. Several inputs and folders want
+    --out DIR. A - as IN is standard input, as OUT standard output (.npy).
     """
     from wavevq import files
 
     console = _console()
+    if _of_images(run):
+        from wavevq import image_files
+        from wavevq.pixels import SUFFIXES
+
+        of_images = _load_images(run, console)
+        jobs = files.plan(paths, out, takes=SUFFIXES, gives=files.CODES, streams=_streams())
+        image_files.encode(of_images, jobs, console)
+        return
     trained = _load(run, console)
     jobs = files.plan(paths, out, takes=files.AUDIO, gives=files.CODES, rate=trained.rate, streams=_streams())
     files.encode(trained, jobs, console)
@@ -153,19 +171,21 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
 
 @main.command()
 @_paths
-@_SPEAKER
+@click.option(
+    *_LABEL, metavar="S", help="Whose voice, or of which class, where the model asks; wavevq info lists them."
+)
 @_sampling
 @_run
 def decode(
     paths: tuple[str, ...],
     out: str | None,
-    speaker: str,
+    speaker: str | None,
     run: str | None,
     sampler: Backend,
     precision: Precision,
     **how: Any,
 ) -> None:
-    """Codes to audio: CODES.npy OUT.wav.
+    """Codes to audio or images: CODES.npy OUT.wav, for a run of images CODES.npy OUT.png.
 
     OUT is mono at the model's rate, in the format of its suffix; a - is raw 16-bit little-endian samples on
     standard output, written as they are made, and with - as CODES while codes arrive. Several inputs and folders
@@ -175,6 +195,15 @@ def decode(
 
     console = _console()
     sampling = files.Sampling(**how)
+    if _of_images(run):
+        from wavevq import image_files
+
+        of_images = _load_images(run, console, sampler, precision)
+        jobs = files.plan(paths, out, takes=[files.CODES], gives=files.PNG, streams=_streams())
+        image_files.decode(of_images, jobs, speaker, sampling, console)
+        return
+    if speaker is None:
+        raise click.MissingParameter(param_type="option", param_hint="'--speaker'")
     trained = _load(run, console, sampler, precision)
     jobs = files.plan(paths, out, takes=[files.CODES], gives=".wav", rate=trained.rate, streams=_streams())
     files.decode(trained, jobs, speaker, sampling, console)
@@ -261,10 +290,10 @@ def decompress(
 
 @main.command()
 @click.argument("folder", metavar="[OUTDIR]", default="samples")
-@click.option("--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many clips.")
+@click.option("--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many clips or images.")
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
 @click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
-@click.option("--speaker", metavar="S", help="Whose voice; by default each clip's is drawn by the seed.")
+@click.option(*_LABEL, metavar="S", help="Whose voice, or of which class; by default drawn by the seed for each.")
 @click.option(
     "--guidance",
     type=float,
@@ -287,11 +316,26 @@ def sample(
     precision: Precision,
     **how: Any,
 ) -> None:
-    """Speech from nothing: new codes from the run's prior, as audio, codes and a page in OUTDIR."""
+    """Speech or images from nothing: new codes from the run's prior, as audio or images, codes and a page in OUTDIR.
+
+    \b
+    wavevq sample --label ship --count 64 ships --run runs/cifar10
+    """
     from wavevq import generate
     from wavevq.audio import read
 
     console = _console()
+    if _of_images(run):
+        from wavevq import files, image_files
+
+        given = click.get_current_context().get_parameter_source
+        for name in ("seconds", "prime", "guidance"):
+            if given(name) == click.core.ParameterSource.COMMANDLINE:
+                raise WavevqError(f"--{name}: is for runs of speech, and this one is of images")
+        sampling = files.Sampling(**how)
+        of_images = _load_images(run, console, sampler, precision)
+        image_files.sample(of_images, Path(folder), count, console, label=speaker, sampling=sampling)
+        return
     trained = _load(run, console, sampler, precision)
     begun = read(prime) if prime else None
     generate.sample(
@@ -381,12 +425,27 @@ def _load(
 
     run = load_run(name, sampler=sampler or "reference", precision=precision, enrolled=enrolled)
     run.codebook()  # every command that loads a model works on codes
-    if not name:
-        by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
-        console.print(f"run: {run.folder} ({by})", soft_wrap=True, highlight=False)
+    _told(name, run.folder, console)
     if sampler is not None:
         console.print(f"sampler: {run.sampler}", soft_wrap=True, highlight=False)
     return run
+
+
+def _load_images(
+    name: str | None, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16"
+) -> ImageRun:
+    """The run of images that is meant; says as ``_load``."""
+    from wavevq.image_run import load_image_run
+
+    run = load_image_run(name, sampler=sampler, precision=precision)
+    _told(name, run.folder, console)
+    return run
+
+
+def _told(name: str | None, folder: Path, console: Console) -> None:
+    if not name:
+        by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
+        console.print(f"run: {folder} ({by})", soft_wrap=True, highlight=False)
 
 
 # --- what there is ------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ from wavevq.run import Run, check_sampling
 
 T = TypeVar("T")
 
-AUDIO, CODES, PACKED = tuple(FORMATS), ".npy", ".wvq"
+AUDIO, CODES, PACKED, PNG = tuple(FORMATS), ".npy", ".wvq", ".png"
+PAGE = "index.html"  # of what has been sampled
 AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
 
 
@@ -184,8 +185,8 @@ def _pipe(
 class Told:
     """Counts what is done, collects what is wrong, and says both at the end."""
 
-    def __init__(self, did: str, work: str, console: Console) -> None:
-        self.did, self.work, self.console = did, work, console
+    def __init__(self, did: str, work: str, console: Console, audio: bool = True) -> None:
+        self.did, self.work, self.console, self.audio = did, work, console, audio
         self.files, self.seconds, self.worked = 0, 0.0, 0.0
         self.wrong: list[str] = []
         self.started = time.monotonic()
@@ -220,8 +221,8 @@ class Told:
                 self.worked -= time.monotonic() - started
             yield one
 
-    def add(self, seconds: float) -> None:
-        """One output of so many seconds is written."""
+    def add(self, seconds: float = 0.0) -> None:
+        """One output, of so many seconds of audio, is written."""
         self.files += 1
         self.seconds += seconds
 
@@ -229,9 +230,11 @@ class Told:
         """Prints how long it took. Raises WavevqError, a line for each input that could not be used."""
         if self.files:
             count = "1 file" if self.files == 1 else f"{self.files} files"
+            heard = f", {self.seconds:.2f} s of audio," if self.audio else ""
+            speed = f", {self.seconds / self.worked:.3g} times real time" if self.audio else ""
             self.console.print(
-                f"{self.did} {count}, {self.seconds:.2f} s of audio, in {time.monotonic() - self.started:.2f} s; "
-                f"{self.work}: {self.worked:.2f} s, {self.seconds / self.worked:.3g} times real time",
+                f"{self.did} {count}{heard} in {time.monotonic() - self.started:.2f} s; "
+                f"{self.work}: {self.worked:.2f} s{speed}",
                 soft_wrap=True,
                 highlight=False,
             )
@@ -248,7 +251,7 @@ def plan(
     *,
     takes: Sequence[str],
     gives: str,
-    rate: int,
+    rate: int = 0,
     default: Callable[[Path], Path] | None = None,
     streams: tuple[BinaryIO, BinaryIO],
 ) -> list[Job]:
@@ -345,7 +348,7 @@ def _identity(path: Path) -> tuple[object, ...]:
 
 
 def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
-    named = {CODES: "codes", PACKED: "compressed codes"}
+    named = {CODES: "codes", PACKED: "compressed codes", PNG: "an image"}
     if gives not in named:
         check_format(path, rate)
     elif path.suffix.lower() != gives:
@@ -360,6 +363,12 @@ def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
         raise WavevqError(f"{path if out is None else out}: the folder {parent} cannot be written to")
     if out is not None and out.exists() and not out.is_dir():
         raise WavevqError(f"{out}: is a file; --out names a folder")
+
+
+def refuse_full(folder: Path) -> None:
+    """Raises WavevqError for what is no empty folder, nor a new one."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WavevqError(f"{folder}: is there already; name an empty folder or a new one")
 
 
 # --- reading and writing ------------------------------------------------------------------------------------

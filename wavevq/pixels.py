@@ -45,7 +45,7 @@ def read(source: str | Path | BinaryIO, size: int | None = None) -> Pixels:
         with Image.open(io.BytesIO(data)) as file:
             if size is not None:
                 file.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no larger than is needed
-            return np.asarray(_fitted(_coloured(ImageOps.exif_transpose(file)), size))
+            return np.array(_fitted(_coloured(ImageOps.exif_transpose(file)), size))
     # SyntaxError: a damaged PNG.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from wavevq.audio import replacing
 from wavevq.evaluate.probes import Score
+from wavevq.pixels import Pixels, png
 
 Samples = np.ndarray[Any, np.dtype[Any]]
 
@@ -75,6 +76,14 @@ class Report:
     def figure(self, figure: Figure, caption: str) -> Report:
         image = f'<img src="{_png(figure)}" alt="{escape(caption)}">'
         return self._add(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+
+    def picture(self, image: Pixels, caption: str) -> Report:
+        """An image ``[H, W, 3]``, its pixels as sharp squares."""
+        data = _data_uri("image/png", io.BytesIO(png(image)))
+        return self._add(
+            f'<figure><img class="pixels" src="{data}" alt="{escape(caption)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
 
     def audio(self, samples: Samples, rate: int, caption: str) -> Report:
         """A player for float samples ``[T]`` in [-1, 1] at ``rate`` Hz."""
@@ -232,6 +241,7 @@ table { border-collapse: collapse }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left }
 th { color: var(--faint) } .number { text-align: right; font-variant-numeric: tabular-nums }
 figure { margin: 1rem 0; max-width: 42rem } figcaption { color: var(--faint); font-size: .9rem }
+.pixels { image-rendering: pixelated }
 img { display: block; width: 100%; height: auto; border-radius: 4px; background: #ffffff }
 audio { display: block; width: 100%; min-width: 0; margin-top: .4rem }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)); gap: 1rem }
