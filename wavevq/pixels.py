@@ -98,7 +98,7 @@ def sheet(images: Pixels, columns: int, gap: int = 2) -> Pixels:
 def to_signal(images: Pixels) -> Tensor:
     """What models see, float32 ``[B, 3, H, W]`` in [-1, 1], of images ``[B, H, W, 3]``: v is v / 127.5 - 1."""
     # Stored with the colours last, which is how convolutions like it best.
-    return torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).div_(HALF).sub_(1)
+    return torch.tensor(images).permute(0, 3, 1, 2).to(torch.float32).div_(HALF).sub_(1)
 
 
 def values(x: Tensor) -> Tensor:
