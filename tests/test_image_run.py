@@ -25,7 +25,7 @@ from wavevq.evaluate import rate
 from wavevq.evaluate.codebook import entropy_bits
 from wavevq.evaluate.likelihood import derangement, encode_all, measure
 from wavevq.evaluate.validation import Validator
-from wavevq.image_run import ImageRun, load_image_run
+from wavevq.image_run import ImageRun, load_any, load_image_run
 from wavevq.recipe import Evaluation, Recipe, parse_recipe
 from wavevq.run import load_run
 
@@ -317,6 +317,7 @@ def test_mistakes_are_told_before_the_work(place: Path) -> None:
     assert refused("evaluate", *here) == speech
     with pytest.raises(WavevqError, match="needs one of speech"):
         load_run("run")
+    assert isinstance(load_any("run", "cpu"), ImageRun)
     (place / "broken.png").write_text("no image")
     assert refused("encode", "broken.png", "c.npy", *here).startswith("broken.png: not an image that can be read")
 

@@ -24,7 +24,7 @@ from wavevq.noise import CODES, derived, uniform
 from wavevq.pixels import Pixels, to_images, to_signal
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
-from wavevq.run import check_sampling, codebook, default_device, load_model, load_prior
+from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run
 from wavevq.run_folder import find_run, read_recipe, read_speakers
 from wavevq.sampling import Backend, Precision, choose_grid
 from wavevq.vqvae import VqVae
@@ -149,3 +149,11 @@ def load_image_run(
     model = model.eval().to(device)
     draws = sampler_for(model.decoder, sampler, precision)
     return ImageRun(folder, recipe, labels, model, step, recipe.train.crop, draws, prior)
+
+
+def load_any(name: str | Path | None = None, device: str | torch.device | None = None) -> Run | ImageRun:
+    """A run as it was trained, whatever it is of; arguments and errors as ``run.load_run``'s."""
+    folder = find_run(name)
+    if read_recipe(folder).data.signal == "images":
+        return load_image_run(folder, device)
+    return load_run(folder, device, enrolled=False)
