@@ -49,9 +49,9 @@ TABLES = {
 }
 COLUMNS = {
     "bits/sample": "bits_per_sample",
-    "without a model": "marginal_bits",
-    "shuffled-codes gap": "shuffled_codes_gap",
-    "wrong-speaker gap": "wrong_speaker_gap",
+    "without a model, bits/sample": "marginal_bits",
+    "shuffled-codes gap, bits/sample": "shuffled_codes_gap",
+    "wrong-speaker gap, bits/sample": "wrong_speaker_gap",
     "codes used": "codes_used",
     "perplexity": "perplexity",
 }

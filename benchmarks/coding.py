@@ -24,8 +24,8 @@ from rich.console import Console
 from wavevq import wvq
 from wavevq.compress import Packer
 from wavevq.evaluation import subject_of, with_overrides
-from wavevq.files import Job
 from wavevq.fixed import CHUNK, NOTHING, TOTAL
+from wavevq.jobs import Job
 from wavevq.run import load_run
 
 

@@ -24,7 +24,7 @@ from common import options, report
 from wavevq import wvq
 from wavevq.compress import Packer
 from wavevq.errors import WavevqError
-from wavevq.files import Job
+from wavevq.jobs import Job
 from wavevq.run import Run, load_run
 
 CLIPS, FRAMES = 12, 60

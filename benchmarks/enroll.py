@@ -26,10 +26,10 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 MINUTE, CLIPS = 60.0, 60  # seconds to enroll on; clips converted, and real ones judged for the ceiling
 COLUMNS = {
     "bits/sample before": "bits_per_sample_before",
-    "after": "bits_per_sample_after",
+    "bits/sample after": "bits_per_sample_after",
     "judged the new speaker before": "target_before",
-    "after ": "target_after",
-    "judged the source, after": "source_after",
+    "judged the new speaker after": "target_after",
+    "judged the source after": "source_after",
     "real clips": "target_real",
     "chance": "chance",
 }

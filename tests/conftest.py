@@ -1,4 +1,4 @@
-"""What many tests share: a cache of their own, the real data where it is, and small audio files."""
+"""What many tests share: a cache of their own, the real data where it is, small audio files, a run, a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import trainings
+import yaml
+from browser import Browser, installed, started
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from wavevq import experiment
+from wavevq.cli import main
+from wavevq.recipe import load_recipe
 
 MakeAudio = Callable[..., Path]
 
@@ -72,3 +81,40 @@ def small_corpus(tmp_path: Path, make_audio: MakeAudio) -> Path:
         for i in range(5):
             make_audio(root / speaker / f"{speaker}_{i}.wav", seconds=0.2 + 0.1 * i, pitch=pitch)
     return root
+
+
+# --- a run of every part ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_audio: MakeAudio) -> Path:
+    """A folder with a corpus of two speakers, with phones, a recipe, and a run of it with its prior."""
+    place = trainings.workplace(tmp_path_factory.mktemp("finished"), make_audio)
+    for path in (place / "corpus").glob("*/*.wav"):
+        path.with_suffix(".phones.tsv").write_text("0\t0.02\taɪ\n0.02\t0.04\tm\n0.04\t9\t_\n", "utf-8")
+    tree = yaml.safe_load((place / "tiny.yaml").read_text())
+    tree["data"] |= {"root": str(place / "corpus"), "held_out": 0.4}
+    (place / "tiny.yaml").write_text(yaml.safe_dump({**tree, "prior": trainings.PRIOR}))
+    experiment.train(load_recipe(place / "tiny.yaml"), place / "run", False, Console(quiet=True))
+    return place
+
+
+@pytest.fixture(scope="session")
+def evaluated(finished: Path) -> Result:
+    """What ``wavevq evaluate`` says of every metric of that run; its files lie in the run's folder."""
+    words = ["--run", str(finished / "run"), "--set", f"data.root={finished / 'corpus'}"]
+    result = CliRunner().invoke(main, ["evaluate", *words, "--set", "evaluation.judged=3"])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+# --- a browser ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium, where one is installed."""
+    if not (chromium := installed()):
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    with started(chromium, tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from wavevq.recipe import Evaluation
 
 RATE, HOP, SECONDS = 8000, 100, 0.4
 SPEAKERS = {"ann": 0.4, "bob": 1.0, "cid": 2.2}  # how fast the harmonics fall
+PHONES = {"up": "pt", "down": "tp", "low": "pp"}  # of a word's halves: p is low and t is high
 WORDS = {"up": (150, 290), "down": (290, 150), "low": (150, 150)}  # Hz, from the beginning to the end
 
 
@@ -34,8 +36,13 @@ def say(speaker: str, word: str, take: int = 0, seconds: float = SECONDS) -> Sig
     return level((voice + draw.normal(0, 0.05, len(phase))).astype(np.float32), slice(None))
 
 
-def spoken_corpus(folder: Path, takes: int = 8, held_out: int = 3) -> Store:
-    """Digits 0, 1 and 2, which are WORDS in their order, said by SPEAKERS; the last takes are held out."""
+def spoken_corpus(
+    folder: Path, takes: int = 8, held_out: int = 3, phones: Callable[[int], bool] = lambda take: False
+) -> Store:
+    """Digits 0, 1 and 2, which are WORDS in their order, said by SPEAKERS; the last takes are held out.
+
+    phones: whether those of a take are known.
+    """
     lists: dict[str, list[str]] = {"train": [], "val": []}
     for speaker in SPEAKERS:
         for digit, word in enumerate(WORDS):
@@ -44,9 +51,20 @@ def spoken_corpus(folder: Path, takes: int = 8, held_out: int = 3) -> Store:
                 lists["val" if take >= takes - held_out else "train"].append(name)
                 (folder / "recordings").mkdir(parents=True, exist_ok=True)
                 soundfile.write(folder / name, say(speaker, word, take), RATE)
+                if phones(take):
+                    half, (one, other) = SECONDS / 2, PHONES[word]
+                    text = f"0\t{half}\t{one}\n{half}\t{SECONDS}\t{other}\n"
+                    (folder / name).with_suffix(".phones.tsv").write_text(text)
     for split, names in lists.items():
         (folder / f"{split}.txt").write_text("\n".join(names) + "\n")
     return prepare(corpora.fsdd(folder, 0.5, 0), RATE, None)
+
+
+def turned(store: Store) -> Store:
+    """The same corpus whose held-out clips go by the next speaker's name: who has learned from training is wrong."""
+    after = dict(zip(SPEAKERS, [*list(SPEAKERS)[1:], *SPEAKERS], strict=False))
+    clips = (replace(one, speaker=after[one.speaker]) if one.split == "val" else one for one in store.clips)
+    return replace(store, clips=tuple(clips))
 
 
 def subject_of(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from wavevq.data.alignments import Phone
-from wavevq.errors import WavevqError
 from wavevq.evaluate import abx
 from wavevq.evaluate.abx import Item, chosen, items, measure, warped
+from wavevq.evaluate.metric import NotMeasured
 from wavevq.evaluate.phones import CLASSES
 
 HOP = 0.1
@@ -126,7 +126,7 @@ def test_silence_and_edges_are_no_items() -> None:
     assert [CLASSES[one.phone] for one in items(said, ["ann"], ["a"], False)] == ["P", "T", "K", "S"]
     [only] = items(said, ["ann"], ["a"], True)
     assert (CLASSES[only.phone], [CLASSES[c] for c in only.context], only.start, only.end) == ("T", ["P", "K"], 1, 4)
-    with pytest.raises(WavevqError, match=r"^b: the phone 'QQ'"):
+    with pytest.raises(NotMeasured, match=r"^not measured: b: the phone 'QQ'"):
         items([[(0, 1, "QQ")]], ["ann"], ["b"], False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,46 @@ def test_the_collapse_labs_figures(
     drawn = plan.picture({f"{name} 2 layers": {"figures": figures} for name in plan.BOTTLENECKS})
     every = len(plan.BOTTLENECKS)
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
+
+
+def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> None:
+    """One more octave of steps, one more of the logit, from -2 at 1,024 steps: ln(0.8 / 0.2) after 3.386 of them."""
+    plan = __import__("curve")
+    curve = [(1024 * 2**n, 1 / (1 + math.exp(2 - n))) for n in range(3)]
+    assert plan.arrival(curve) == round(1024 * 2 ** (2 + math.log(4)))
+    assert plan.arrival(curve[::-1]) == plan.arrival(curve)
+    assert plan.arrival([(1000, 0.5), (2000, 0.4)]) is None
+    assert plan.arrival(curve[:1]) is None
+
+
+def test_a_minute_of_the_new_speaker_and_the_others(cells: Any) -> None:
+    plan = __import__("enroll")
+    clips = [SimpleNamespace(length=100 * (1 + i % 7), name=str(i)) for i in range(60)]
+    run = SimpleNamespace(rate=50, recipe=SimpleNamespace(seed=0))
+    given, unheard = plan.minute(run, SimpleNamespace(split={"val_unseen": clips}.__getitem__))
+    assert sorted(one.name for one in given + unheard) == sorted(one.name for one in clips)
+    seconds = [one.length / 50 for one in given]
+    assert sum(seconds) - seconds[-1] < 60 <= sum(seconds)
+    assert [one.name for one in plan.spread(clips * 2)] == [clips[(2 * i + 1) % 60].name for i in range(60)]
+
+
+def test_clusters_learn_their_phones_from_training_clips(cells: Any, tmp_path: Path) -> None:
+    import sounds
+
+    plan = __import__("phonemes")
+    store = sounds.spoken_corpus(tmp_path, phones=lambda take: True)
+    other = {"p": "t", "t": "p"}
+    swapped = (
+        replace(one, phones=tuple((a, b, other[c]) for a, b, c in one.phones or ())) if one.split == "val" else one
+        for one in store.clips
+    )
+    found = []
+    for corpus in (store, replace(store, clips=tuple(swapped))):
+        subject = sounds.subject_of(corpus)
+        model = SimpleNamespace(**vars(subject.model), bottleneck=SimpleNamespace(codes=8))
+        found.append(plan.clustered(replace(subject, model=model)))
+    assert found[0] > 0.75  # most frames are told by their pitch
+    assert found[0] + found[1] == pytest.approx(1)  # what was right is wrong
 
 
 def test_a_corpus_elsewhere_is_the_same_cell(

@@ -32,6 +32,7 @@ from wavevq.build import build_model, build_prior
 from wavevq.cli import main
 from wavevq.errors import WavevqError
 from wavevq.fixed import TOTAL, FixedPrior
+from wavevq.jobs import Job
 from wavevq.recipe import load_recipe
 from wavevq.run import Run, load_run
 from wavevq.run_folder import CHECKPOINTS, PRIOR, create, record_weights
@@ -200,7 +201,7 @@ def packed(run: Run, packer: compress.Packer) -> bytes:
 
 def played(run: Run, data: list[bytes], **how: Any) -> list[bytes]:
     """What decompress writes of files, as streams."""
-    jobs = [files.Job(io.BytesIO(one), io.BytesIO()) for one in data]
+    jobs = [Job(io.BytesIO(one), io.BytesIO()) for one in data]
     try:
         compress.decompress(run, jobs, files.Sampling(**how), Console(quiet=True))
     finally:
@@ -212,7 +213,7 @@ def played(run: Run, data: list[bytes], **how: Any) -> list[bytes]:
 def test_each_damage_is_refused_by_name_and_gives_no_audio(run: Run, packed: bytes, damage: str) -> None:
     make, message = DAMAGES[damage]
     out = io.BytesIO()
-    job = files.Job(io.BytesIO(make(packed)), out)
+    job = Job(io.BytesIO(make(packed)), out)
     tracemalloc.start()
     with pytest.raises(WavevqError, match=f"^stream: {message}[^\n]*$"):
         compress.decompress(run, [job], files.Sampling(), Console(quiet=True))
@@ -228,7 +229,7 @@ def test_hundreds_of_damaged_files_among_whole_ones(
     corrupt = __import__("corrupt")
     whole = corrupt.whole(run, packer)
     cases = [data for _, data in corrupt.cases(whole, 320, seed=1)]
-    jobs = [files.Job(io.BytesIO(data), io.BytesIO()) for data in [*cases, whole[0]]]
+    jobs = [Job(io.BytesIO(data), io.BytesIO()) for data in [*cases, whole[0]]]
     with pytest.raises(WavevqError) as caught:
         compress.decompress(run, jobs, files.Sampling(), Console(quiet=True))
     assert len(str(caught.value).splitlines()) == len(cases)
@@ -253,7 +254,7 @@ def test_the_fingerprint_knows_weights_speakers_and_architecture(run: Run) -> No
 def test_decompress_is_decode_cut_to_the_length(run: Run, packer: compress.Packer, samples: int) -> None:
     sound = recording(samples)
     out = io.BytesIO()
-    compress.compress(run, [files.Job(wave(sound), out)], "bob", Console(quiet=True))
+    compress.compress(run, [Job(wave(sound), out)], "bob", Console(quiet=True))
     some = run.encode(read(wave(sound)))
     assert len(out.getvalue()) <= wvq.OVERHEAD + 3 + len(some) * math.log2(40) / 8 * 2 + 8
     raw = io.BytesIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -43,6 +44,34 @@ def test_a_model_that_says_one_word(store: Store) -> None:
     assert found["words, reconstruction"] == found["words, shuffled codes"] == pytest.approx(1 / 3)
 
 
+def known(take: int) -> bool:
+    """Of the first takes, which are trained on, and of the last, which are held out: of neither all."""
+    return take not in (0, 6)
+
+
+def test_phones_of_the_clips_that_have_them(tmp_path: Path) -> None:
+    store = sounds.spoken_corpus(tmp_path, phones=known)
+    assert {clip.phones is None for split in ("train", "val") for clip in store.split(split)} == {True, False}
+    hearing = figures(content.metric(replace(sounds.subject_of(store, judged=27), word_of=None)))
+    assert hearing["phones, chance"] == pytest.approx(4 / 6, abs=0.02)  # p is in four halves of six
+    for version in ("original", "reconstruction", "conversion"):
+        assert (hearing[f"phones, {version}"] or 0) > 0.9  # but for frames in the middle of a glide
+    deaf = figures(content.metric(replace(sounds.subject_of(store, judged=27, hears=False), word_of=None)))
+    # It says "up": right all through, in no half, and in one.
+    assert deaf["phones, reconstruction"] == pytest.approx(1 / 2, abs=0.05)
+
+
+def test_one_phone_alone_is_nothing_to_tell_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounds, "PHONES", dict.fromkeys(WORDS, "pp"))
+    found = figures(content.metric(sounds.subject_of(sounds.spoken_corpus(tmp_path, phones=known))))
+    assert {name.partition(",")[0] for name in found} == {"words"}
+
+
+def test_one_word_alone_is_nothing_to_tell_apart(store: Store) -> None:
+    with pytest.raises(NotMeasured, match="no words of a closed vocabulary"):
+        content.metric(replace(sounds.subject_of(store), word_of=lambda name: "zero"))
+
+
 # --- recognisers --------------------------------------------------------------------------------------------
 
 
@@ -72,6 +101,13 @@ def test_errors_of_a_recogniser_against_its_own_words(store: Store) -> None:
     deaf = sounds.subject_of(store, hears=False)
     rows = {one.name: one.value for one in content.transcript_figures(deaf, listener)}
     assert rows["word error rate, reconstruction"] == pytest.approx(1 / 3)  # wrong in two clips of three
+
+
+def test_of_one_clip_there_is_no_other_for_chance(store: Store) -> None:
+    listener = SimpleNamespace(transcribe=lambda samples, rate: "word")
+    found = [one.name for one in content.transcript_figures(sounds.subject_of(store, judged=1), listener)]
+    assert "word error rate, original" in found
+    assert not [name for name in found if "chance" in name]
 
 
 def test_a_recogniser_that_hears_nothing(store: Store) -> None:
@@ -141,7 +177,7 @@ def test_every_recogniser_of_a_recipe_is_one_of_torchaudio() -> None:
 
 
 def test_what_cannot_be_heard_says_why(store: Store) -> None:
-    with pytest.raises(NotMeasured, match="no single words of a closed vocabulary, and have no phones"):
+    with pytest.raises(NotMeasured, match="no words of a closed vocabulary, and their phones are not known"):
         content.metric(replace(sounds.subject_of(store), word_of=None))
     with pytest.raises(NotMeasured, match=r"--set evaluation\.recogniser=WAV2VEC2_ASR_BASE_960H"):
         content.transcript_metric(sounds.subject_of(store))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from browser import Browser, assert_readable
 from rich.console import Console
 
 from wavevq import demo
@@ -116,6 +117,10 @@ def test_the_page_stands_alone_and_labels_its_sound(shown: tuple[Path, str]) -> 
     for version in VERSIONS:
         for question in ("phones right", "voice judged target", "voice judged source"):
             assert re.search(rf"{version}: {question}</td><td[^>]*>[\d.]+</td><td[^>]*>[\d.]+</td>", html)
+
+
+def test_the_page_in_a_browser(browser: Browser, shown: tuple[Path, str]) -> None:
+    assert_readable(browser, shown[0] / "report.html")
 
 
 def test_the_wav_files_are_whole(shown: tuple[Path, str]) -> None:

@@ -193,7 +193,7 @@ def test_pieces_are_the_clips_as_training_hears_them(place: Path, run: Run) -> N
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../eve", "a/b", "..", ".eve", "-", "", "a b", "x" * 65, "eve\n", "a\\b", "_"])
+@pytest.mark.parametrize("name", ["../eve", "a/b", "..", ".eve", "-", "", "a b", "x" * 65, "é" * 33, "\n", "a\\b", "_"])
 def test_names_that_cannot_be(place: Path, name: str) -> None:
     line = refused("enroll", "--run", place / "run", "--", name, place / "new")
     assert "cannot be a speaker's name; allowed are" in line

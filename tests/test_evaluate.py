@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +16,10 @@ import numpy as np
 import pytest
 import torch
 import trainings
-import yaml
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from wavevq import evaluation, experiment
+from wavevq import evaluation
 from wavevq.cli import main
 from wavevq.errors import WavevqError
 from wavevq.evaluate.metric import Figure, Findings, Listen, Metric, NotMeasured, optional
@@ -28,34 +28,15 @@ from wavevq.evaluate.record import read_record, write_record
 from wavevq.evaluate.subject import SAMPLED, Subject
 from wavevq.nn.encoders import valid
 from wavevq.paper import CLAIMS, RUN
-from wavevq.recipe import load_recipe
 from wavevq.run import Run, load_run
 from wavevq.vqvae import VqVae
 
 QUIET = Console(quiet=True)
-PRIOR = {
-    "steps": 6,
-    "crop": 32,
-    "network": {"kind": "wavenet", "layers": 2, "cycle": 2, **dict.fromkeys(("residual", "gate", "skip", "head"), 6)},
-}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, make_audio: Callable[..., Path]) -> Path:
-    """A folder with a corpus of two speakers, a recipe, and a run of it with its prior."""
-    place = trainings.workplace(tmp_path_factory.mktemp("evaluate"), make_audio)
-    for path in (place / "corpus").glob("*/*.wav"):
-        path.with_suffix(".phones.tsv").write_text("0\t0.02\taɪ\n0.02\t0.04\tm\n0.04\t9\t_\n", "utf-8")
-    tree = yaml.safe_load((place / "tiny.yaml").read_text())
-    tree["data"] |= {"root": str(place / "corpus"), "held_out": 0.4}
-    (place / "tiny.yaml").write_text(yaml.safe_dump({**tree, "prior": PRIOR}))
-    experiment.train(load_recipe(place / "tiny.yaml"), place / "run", False, QUIET)
-    return place
-
-
-@pytest.fixture(scope="module")
-def run(place: Path) -> Run:
-    return load_run(place / "run", "cpu")
+def run(finished: Path) -> Run:
+    return load_run(finished / "run", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +44,8 @@ def subject(run: Run) -> Subject:
     return evaluation.subject_of(run, run.recipe, QUIET)
 
 
-def call(place: Path, *words: str) -> Result:
-    return CliRunner().invoke(main, ["evaluate", "--run", str(place / "run"), *words])
-
-
-@pytest.fixture(scope="module")
-def whole(place: Path) -> Result:
-    """What the command says of every metric; its files lie in the run's folder."""
-    result = call(place, "--set", f"data.root={place / 'corpus'}", "--set", "evaluation.judged=3")
-    assert result.exit_code == 0, result.output
-    return result
+def call(finished: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["evaluate", "--run", str(finished / "run"), *words])
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **metrics: Metric) -> None:
@@ -86,16 +59,16 @@ def only(monkeypatch: pytest.MonkeyPatch, **metrics: Metric) -> None:
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def test_every_metric_is_measured_and_written(place: Path, run: Run, whole: Result) -> None:
-    record = read_record(place / "run" / evaluation.FOLDER / evaluation.RECORD)
+def test_every_metric_is_measured_and_written(finished: Path, run: Run, evaluated: Result) -> None:
+    record = read_record(finished / "run" / evaluation.FOLDER / evaluation.RECORD)
     assert [section.metric for section in record.sections] == list(METRICS)
     assert (record.run, record.data, record.split, record.clips) == ("run", "folder", "val", 4)
-    assert (record.model.step, record.prior and record.prior.step) == (trainings.STEPS, PRIOR["steps"])
+    assert (record.model.step, record.prior and record.prior.step) == (trainings.STEPS, trainings.PRIOR["steps"])
     assert record.codes == run.recipe.model.bottleneck.codes
-    assert str(place) not in record.command
+    assert str(finished) not in record.command
     assert "data.root=PATH" in record.command
     for section in record.sections:
-        assert section.title in whole.output
+        assert section.title in evaluated.output
         assert len({figure.name for figure in section.figures}) == len(section.figures)
     # The scoreboard's figures are there, but for those of words, which this corpus has not.
     wanted = {place for claim in CLAIMS for source in claim.sources if not source.study for place in source.places}
@@ -103,18 +76,18 @@ def test_every_metric_is_measured_and_written(place: Path, run: Run, whole: Resu
     assert {name.split(",")[0] for group, name in wanted - known if group != RUN} == {"words", "surely a word"}
 
 
-@pytest.mark.usefixtures("whole")
-def test_the_page_stands_alone(place: Path) -> None:
-    page = (place / "run" / evaluation.FOLDER / evaluation.PAGE).read_text()
+@pytest.mark.usefixtures("evaluated")
+def test_the_page_stands_alone(finished: Path) -> None:
+    page = (finished / "run" / evaluation.FOLDER / evaluation.PAGE).read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|<script|<link|url\(", page)
 
 
-def test_only_the_metrics_that_are_named(place: Path) -> None:
-    assert call(place, "--only", "codebook", "--output", str(place / "one")).exit_code == 0
-    record = read_record(place / "one" / evaluation.RECORD)
+def test_only_the_metrics_that_are_named(finished: Path) -> None:
+    assert call(finished, "--only", "codebook", "--output", str(finished / "one")).exit_code == 0
+    record = read_record(finished / "one" / evaluation.RECORD)
     assert [section.metric for section in record.sections] == ["codebook"]
     assert record.judged == 0
     used = record.figure("codebook", "used")
@@ -131,20 +104,30 @@ def test_only_the_metrics_that_are_named(place: Path) -> None:
         (["--set", "train.steps=3"], "--set train.steps=3: may not change here"),
         (["--set", "evaluation.judged=0"], "evaluation.judged: 0 is not allowed"),
         (["--set", "data.root=/nowhere"], "/nowhere"),
+        (["--output", __file__], f"{__file__}: cannot be made (file exists)"),
     ],
 )
-def test_mistakes_are_one_line(place: Path, words: list[str], said: str) -> None:
-    result = call(place, *words)
+def test_mistakes_are_one_line(finished: Path, words: list[str], said: str) -> None:
+    result = call(finished, *words)
     assert result.exit_code == 2
     [line] = result.stderr.splitlines()[-1:]
     assert said in line
     assert "Traceback" not in result.output
 
 
-def test_another_corpus_is_refused(place: Path, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    only(monkeypatch, never=Metric("Never", lambda subject: pytest.fail("was measured")))
+    result = call(finished, "--output", str(tmp_path))
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"wavevq: {tmp_path}: cannot be written to")
+
+
+def test_another_corpus_is_refused(finished: Path, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
     for i in range(4):
         make_audio(tmp_path / "corpus" / "zoe" / f"zoe_{i}.wav", seconds=0.1)
-    result = call(place, "--set", f"data.root={tmp_path / 'corpus'}")
+    result = call(finished, "--set", f"data.root={tmp_path / 'corpus'}")
     assert result.exit_code == 2
     assert "knows the speakers ann, bob; the corpus has zoe" in result.stderr
 
@@ -163,32 +146,60 @@ def needy(subject: Subject) -> Findings:
     raise AssertionError("the package is there")
 
 
-def test_a_missing_package_is_a_row_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, needy=Metric(needy, ("no_such_package",)))
-    out = place / "needy"
-    result = call(place, "--output", str(out))
+def test_a_missing_package_is_a_row_or_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, needy=Metric("Needy one", needy, ("no_such_package",)))
+    out = finished / "needy"
+    result = call(finished, "--output", str(out))
     assert result.exit_code == 0
     assert "not measured: pip install wavevq[eval] (no_such_package is missing)" in result.output
     section = read_record(out / evaluation.RECORD).sections[-1]
-    assert (section.metric, section.figures) == ("needy", ())
+    assert (section.metric, section.title, section.figures) == ("needy", "Needy one", ())
+    assert "Needy one" in result.output
     assert section.note.startswith("not measured: pip install wavevq[eval]")
     assert "not measured: pip install wavevq[eval]" in " ".join((out / evaluation.PAGE).read_text().split())
-    result = call(place, "--only", "codebook", "--only", "needy")
+    result = call(finished, "--only", "codebook", "--only", "needy")
     assert result.exit_code == 2
     assert result.stderr.splitlines() == ["wavevq: --only needy: pip install wavevq[eval] (no_such_package is missing)"]
 
 
-def test_what_this_corpus_cannot_tell_is_a_row_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_corpus_cannot_tell_is_a_row_or_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mute(subject: Subject) -> Findings:
         raise NotMeasured("not measured: the corpus has no phones")
 
-    only(monkeypatch, mute=Metric(mute))
-    out = place / "mute"
-    assert call(place, "--output", str(out)).exit_code == 0
+    only(monkeypatch, mute=Metric("Mute", mute))
+    out = finished / "mute"
+    assert call(finished, "--output", str(out)).exit_code == 0
     assert read_record(out / evaluation.RECORD).sections[-1].note == "not measured: the corpus has no phones"
-    result = call(place, "--only", "mute")
+    result = call(finished, "--only", "mute")
     assert result.exit_code == 2
     assert "--only mute: not measured: the corpus has no phones" in result.stderr
+
+
+def test_what_a_package_itself_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "brittle.py").write_text("import no_such_package")
+    (tmp_path / "broken.py").write_text("from json import nothing_of_the_kind")
+    with pytest.raises(NotMeasured, match=r"pip install wavevq\[eval\] \(no_such_package is missing\)"):
+        optional("brittle")
+    with pytest.raises(NotMeasured, match=r"\(broken: cannot import name 'nothing_of_the_kind'"):
+        optional("broken")
+
+
+def test_phones_of_no_class_are_a_row(finished: Path, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
+    """Of another language, say: the other metrics are not lost."""
+    for speaker, pitch in (("ann", 120.0), ("bob", 300.0)):
+        for i in range(5):
+            path = make_audio(tmp_path / "corpus" / speaker / f"{speaker}_{i}.wav", seconds=0.1, pitch=pitch)
+            path.with_suffix(".phones.tsv").write_text("0\t0.05\tx1\n0.05\t0.1\tɮ\n", "utf-8")
+    words = ["--set", f"data.root={tmp_path / 'corpus'}", "--set", "evaluation.judged=2", "--output", str(tmp_path)]
+    assert call(finished, *words).exit_code == 0
+    sections = {one.metric: one for one in read_record(tmp_path / evaluation.RECORD).sections}
+    for name in ("phonemes", "abx"):
+        assert "the phone 'x1' is in none of the 41 classes" in sections[name].note
+    assert sections["codebook"].figures
+    result = call(finished, *words, "--only", "phonemes")
+    assert result.exit_code == 2
+    assert "--only phonemes: not measured: ann/ann_" in result.stderr
 
 
 def test_a_figure_is_a_finite_number() -> None:
@@ -230,14 +241,14 @@ def test_utterances_are_beginnings_of_clips_with_a_donor_and_a_target(subject: S
         np.testing.assert_array_equal(one.samples, subject.store.audio(subject.clips[one.place])[: len(one.samples)])
 
 
-def test_a_metric_may_show_what_it_heard(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_may_show_what_it_heard(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def listening(subject: Subject) -> Findings:
         loudest = max(float(np.abs(audio).max()) for audio in subject.heard("reconstruction"))
-        return Findings("Loud", (Figure("peak", loudest, ""),), "How loud.", (Listen("First", subject.takes(0)),))
+        return Findings((Figure("peak", loudest, ""),), "How loud.", (Listen("First", subject.takes(0)),))
 
-    monkeypatch.setitem(METRICS, "loud", Metric(listening))
-    out = place / "loud"
-    assert call(place, "--only", "loud", "--output", str(out), "--set", "evaluation.judged=2").exit_code == 0
+    monkeypatch.setitem(METRICS, "loud", Metric("Loud", listening))
+    out = finished / "loud"
+    assert call(finished, "--only", "loud", "--output", str(out), "--set", "evaluation.judged=2").exit_code == 0
     assert read_record(out / evaluation.RECORD).judged == 2
     assert (out / evaluation.PAGE).read_text().count("<audio") == 4
 
@@ -245,8 +256,8 @@ def test_a_metric_may_show_what_it_heard(place: Path, monkeypatch: pytest.Monkey
 # --- the file -----------------------------------------------------------------------------------------------
 
 
-def test_the_record_comes_back_as_it_was(place: Path, tmp_path: Path) -> None:
-    assert call(place, "--only", "codebook", "--output", str(tmp_path)).exit_code == 0
+def test_the_record_comes_back_as_it_was(finished: Path, tmp_path: Path) -> None:
+    assert call(finished, "--only", "codebook", "--output", str(tmp_path)).exit_code == 0
     record = read_record(tmp_path / evaluation.RECORD)
     assert read_record(write_record(record, tmp_path / "again" / "e.json")) == record
 
@@ -255,8 +266,8 @@ def test_the_record_comes_back_as_it_was(place: Path, tmp_path: Path) -> None:
     ("change", "said"),
     [({"format": 2}, "format"), ({"codes": "many"}, "codes"), ({"sections": [{}]}, "sections.0.metric")],
 )
-def test_what_is_no_record_is_refused(place: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
-    assert call(place, "--only", "codebook", "--output", str(tmp_path)).exit_code == 0
+def test_what_is_no_record_is_refused(finished: Path, tmp_path: Path, change: dict[str, object], said: str) -> None:
+    assert call(finished, "--only", "codebook", "--output", str(tmp_path)).exit_code == 0
     path = tmp_path / evaluation.RECORD
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(WavevqError, match=f"not an evaluation of format 1.*{said}"):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import sounds
 
-from wavevq.errors import WavevqError
+from wavevq.data.codes import Codes
+from wavevq.data.corpora import Split
 from wavevq.evaluate import leakage
+from wavevq.evaluate.metric import NotMeasured
 
 SIZE, VOICES, CLIPS = 16, ("ann", "bob", "cat", "dan"), 200
 
@@ -78,7 +84,21 @@ def test_clips_of_one_codes_length_have_no_pairs() -> None:
     assert leakage.from_codes(codes, speakers, codes, speakers).value == 1.0
 
 
+def test_the_metric_learns_from_training_clips_and_tells_of_held_out_ones(tmp_path: Path) -> None:
+    store = sounds.spoken_corpus(tmp_path)
+
+    def voices(split: Split) -> Codes:
+        """Codes that are the speaker, by the name that a clip really has."""
+        labels = [store.speakers.index(clip.speaker) for clip in store.split(split)]
+        return Codes([np.array([label] * 8 + [9]) for label in labels], labels)
+
+    for corpus, right in ((store, 1.0), (sounds.turned(store), 0.0)):
+        found = sounds.figures(leakage.metric(replace(sounds.subject_of(corpus), encoded=voices)))
+        assert (found["speaker told by the codes"], found["speaker told by MFCC"]) == (right, right)
+        assert found["chance"] == pytest.approx(1 / 3)
+
+
 def test_one_speaker_is_refused() -> None:
     codes = [np.array([0, 1])] * 2
-    with pytest.raises(WavevqError, match="leakage: the training clips are all of one speaker"):
+    with pytest.raises(NotMeasured, match="not measured: the training clips are all of one speaker"):
         leakage.from_codes(codes, ["ann", "ann"], codes, ["ann", "ann"])

@@ -20,6 +20,7 @@ from wavevq.build import build_model
 from wavevq.codes_file import read_codes, write_codes
 from wavevq.data.batches import PADDING, grouped
 from wavevq.errors import WavevqError
+from wavevq.jobs import Job
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.run import Run, load_run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, SPEAKERS, SUMMARY, create, find_run, read_recipe
@@ -401,7 +402,7 @@ def test_raw_audio_is_what_a_wav_holds(tmp_path: Path) -> None:
 def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
     """Seconds of audio within the clips, also where there is only one."""
     write_codes(tmp_path / "codes.npy", np.arange(100) % K)
-    jobs = [files.Job(tmp_path / "codes.npy", tmp_path / "out.wav")]
+    jobs = [Job(tmp_path / "codes.npy", tmp_path / "out.wav")]
     done = r"decoded 1 file, 0.11 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real time"
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
@@ -413,7 +414,7 @@ def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
 
 def test_many_files_are_converted_as_each_alone(run: Run, tmp_path: Path, make_audio: Callable[..., Path]) -> None:
     inputs = [make_audio(tmp_path / "in" / f"{i}.wav", seconds=0.01 + 0.01 * i, pitch=200 + 50 * i) for i in range(5)]
-    jobs = [files.Job(path, tmp_path / f"{path.stem}.wav") for path in inputs]
+    jobs = [Job(path, tmp_path / f"{path.stem}.wav") for path in inputs]
     files.convert(run, jobs, "bob", files.Sampling(seed=3), Console(file=io.StringIO()))
     for job in jobs:
         assert isinstance(job.source, Path)

@@ -12,7 +12,7 @@ from sounds import figures
 from wavevq.audio import Signal
 from wavevq.data.store import Store
 from wavevq.evaluate import speaker
-from wavevq.evaluate.metric import NotMeasured
+from wavevq.evaluate.metric import Listen, NotMeasured
 from wavevq.evaluate.speaker import likeness
 
 
@@ -26,6 +26,16 @@ def test_a_model_that_converts(store: Store) -> None:
     assert (found["target, conversion"], found["source, conversion"], found["chance"]) == (1, 0, pytest.approx(1 / 3))
     for version in speaker.VERSIONS:
         assert found[f"own speaker, {version}"] == 1
+
+
+def test_conversions_are_there_to_hear(store: Store) -> None:
+    subject = sounds.subject_of(store)
+    rows = [part for part in speaker.metric(subject).parts if isinstance(part, Listen)]
+    assert [row.caption for row in rows] == [subject.utterances[i].clip.name for i in (0, 4, 8)]
+    for row, place in zip(rows, (0, 4, 8), strict=True):
+        target = subject.utterances[place].target
+        assert [take.caption for take in row.takes] == ["original", f"conversion to {target}"]
+        assert np.array_equal(row.takes[1].samples, subject.heard("conversion")[place])
 
 
 def test_a_model_that_keeps_the_voice(store: Store) -> None:
@@ -47,6 +57,11 @@ def test_swapped_labels(store: Store) -> None:
     assert np.array_equal(right.confusion, np.diag(right.confusion.diagonal()))
     assert swapped.confusion.trace() == 0
     assert right.confusion.sum() == swapped.confusion.sum() == len(clips)
+
+
+def test_the_judge_has_heard_no_held_out_clip(store: Store) -> None:
+    subject = sounds.subject_of(sounds.turned(store))
+    assert figures(speaker.metric(subject))["own speaker, original"] == 0
 
 
 def test_every_speaker_is_converted_to_every_other(store: Store) -> None:

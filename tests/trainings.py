@@ -51,6 +51,11 @@ RECIPE = {
     },
     "evaluation": {"sampled": 0},
 }
+PRIOR = {
+    "steps": 6,
+    "crop": 32,
+    "network": {"kind": "wavenet", "layers": 2, "cycle": 2, **dict.fromkeys(("residual", "gate", "skip", "head"), 6)},
+}
 
 
 def workplace(folder: Path, make_audio: Callable[..., Path], kind: str = "ema") -> Path:

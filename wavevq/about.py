@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from rich.table import Table
 
 from wavevq import recipe as r
@@ -31,17 +32,19 @@ def of_run(name: str | None) -> Table:
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
-    whose = "speakers" if recipe.data.signal == "speech" else "classes"
-    table.add_row(whose, f"{len(speakers)}: {', '.join(speakers)}")
+    speech = recipe.data.signal == "speech"
+    table.add_row("speakers" if speech else "classes", f"{len(speakers)}: {', '.join(speakers)}")
     for voice in voices.enrolled(folder):
         before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
         told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
         table.add_row("enrolled", f"{told}, {after:.3f} as itself")
-    _add_training_rows(table, "", folder, recipe.train, "samples")
+    _add_training_rows(table, "", folder, recipe.train, "samples" if speech else None)
     if recipe.prior is not None:
         table.add_row("prior", _described(recipe.prior))
         if not recipe.prior.joint:
-            _add_training_rows(table, "prior's ", prior_folder(folder, recipe), recipe.prior, "codes")
+            _add_training_rows(
+                table, "prior's ", prior_folder(folder, recipe), recipe.prior, "codes" if speech else None
+            )
     return table
 
 
@@ -52,19 +55,28 @@ def _described(prior: r.Prior) -> str:
             network = f"{kind}, {layers} layers, {width} channels"
         case r.TransformerPrior(kind=kind, layers=layers, width=width, heads=heads):
             network = f"{kind}, {layers} layers, {width} channels, {heads} heads"
-    told = "given the speaker" if prior.speaker_dim else "unconditional"
+        case r.PixelCnnPrior(kind=kind, layers=layers, residual=width):
+            network = f"{kind}, {layers} layers, {width} channels"
+    told = (
+        f"given the {'class' if prior.network.signal == 'images' else 'speaker'}"
+        if prior.speaker_dim
+        else "unconditional"
+    )
     if prior.speaker_dim and prior.drop_speaker:
         told += " or none"
     joint = f"; trained jointly, weight {prior.joint.weight:g}, tau {prior.joint.tau:g}" if prior.joint else ""
     return f"{network}, {told}{joint}"
 
 
-def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule, unit: str) -> None:
-    """How far a training has come and its last validation. folder: its checkpoints and metrics are in it."""
+def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule, unit: str | None) -> None:
+    """How far a training has come and its last validation.
+
+    folder: its checkpoints and metrics are in it. unit: of a crop, None where images are taken whole.
+    """
     saved = checkpoints(folder / CHECKPOINTS)
     step = read_state(saved[-1])["step"] if saved else 0
     done = f"step {step} of {plan.steps}, {'finished' if (folder / SUMMARY).is_file() else 'not finished'}"
-    table.add_row(f"{whose}training", f"{done}; batch {plan.batch} x {plan.crop} {unit}")
+    table.add_row(f"{whose}training", f"{done}; batch {plan.batch} {f'x {plan.crop} {unit}' if unit else 'images'}")
     for line in read_metrics(folder, "validation")[-1:]:
         table.add_row(f"{whose}validation", f"after step {line['step']}")
         for key, value in line.items():
@@ -74,12 +86,12 @@ def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule,
 
 def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
     """A .npy file or stream of codes; ``run`` gives their duration. Raises WavevqError where it holds none."""
-    codes = read_codes(source, name)
+    codes = read_codes(source, name, axes=(1, 3))
     table = _table(name)
     table.add_row("shape", str(list(codes.shape)))
     table.add_row("type", str(codes.dtype))
     table.add_row("codes", f"{codes.min()} to {codes.max()}")
-    table.add_row("distinct codes", str(len(set(codes.tolist()))))
+    table.add_row("distinct codes", str(len(np.unique(codes))))
     try:
         folder = find_run(run)
     except WavevqError:
@@ -89,8 +101,11 @@ def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
     recipe = read_recipe(folder)
     table.add_row("run", str(folder))
     size = recipe.model.bottleneck.codes or 0
-    if codes.min() < 0 or codes.max() >= size:
-        table.add_row("", f"its codebook has {f'0 to {size - 1}' if size else 'no codes'}: these are not its codes")
+    fits = (codes.ndim == 1) == (recipe.data.signal == "speech")
+    if not fits or codes.min() < 0 or codes.max() >= size:
+        of = "" if fits else f", of {recipe.data.signal}"
+        own = f"0 to {size - 1}" if size else "no codes"
+        table.add_row("", f"its codebook has {own}{of}: these are not its codes")
     else:
         if isinstance(recipe.data, r.Speech):
             table.add_row("duration", f"{len(codes) * recipe.hop / recipe.data.rate:.3f} s")

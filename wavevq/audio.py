@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,10 +160,13 @@ def put(target: Path | BinaryIO, data: bytes) -> None:
 
 
 def make_folder(target: Path) -> None:
+    """The folder of a file. Raises WavevqError where it cannot be made or written to."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WavevqError(f"{target.parent}: cannot be made ({(error.strerror or str(error)).lower()})") from None
+    if not os.access(target.parent, os.W_OK):
+        raise WavevqError(f"{target.parent}: cannot be written to")
 
 
 # --- signals ------------------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from rich.console import Console
 from wavevq import wvq
 from wavevq.audio import put, read
 from wavevq.errors import WavevqError
-from wavevq.files import Clip, Job, Sampling, Told, sample_clips, seconds_bar, with_bar
+from wavevq.files import Clip, Sampling, sample_clips
 from wavevq.fixed import FixedPrior
+from wavevq.jobs import Job
+from wavevq.progress import Told, seconds_bar, with_bar
 from wavevq.run import Run
 
 

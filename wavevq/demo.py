@@ -110,7 +110,13 @@ def recipe_path() -> Path:
 
 
 def trained(recipe: Recipe, folder: Path, console: Console) -> Run:
-    """The finished run in ``folder``: as it is there, or carried on, or made."""
+    """The finished run of speech in ``folder``: as it is there, or carried on, or made."""
+    finish(recipe, folder, console)
+    return load_run(folder, enrolled=False)
+
+
+def finish(recipe: Recipe, folder: Path, console: Console) -> None:
+    """Train what a recipe says in ``folder``, from where it stands there, unless that is done."""
     if (folder / RECIPE).is_file() and read_recipe(folder) != recipe:
         raise WavevqError(f"{folder}: holds a run of another recipe; delete it or name another place with --out")
     last = prior_folder(folder, recipe) if recipe.prior else folder
@@ -127,7 +133,6 @@ def trained(recipe: Recipe, folder: Path, console: Console) -> Run:
         except Interrupted:
             console.print("stopped and saved; the same command goes on", highlight=False)
             raise KeyboardInterrupt from None
-    return load_run(folder, enrolled=False)
 
 
 # --- clips --------------------------------------------------------------------------------------------------

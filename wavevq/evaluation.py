@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from wavevq import __version__
-from wavevq.audio import Signal
+from wavevq.audio import Signal, make_folder
 from wavevq.build import build_store, build_words
 from wavevq.data.batches import grouped
 from wavevq.errors import WavevqError
@@ -26,7 +26,8 @@ from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_recor
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
 from wavevq.experiment import encoded
-from wavevq.files import AT_ONCE, seconds_bar
+from wavevq.files import AT_ONCE
+from wavevq.progress import seconds_bar
 from wavevq.recipe import Recipe, overridden
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
@@ -41,11 +42,12 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
     """Measure a run by every metric, or by ``only`` some, and write RECORD and PAGE into ``folder``.
 
     Raises WavevqError for an unknown metric, one of ``only`` that cannot be had here, a value that may not be set,
-    and a corpus that is not the run's.
+    a folder that cannot be made, and a corpus that is not the run's.
     """
     started = time.monotonic()
     check(only)
     recipe = with_overrides(run, overrides)
+    make_folder(folder / RECORD)
     subject = subject_of(run, recipe, console)
     measured: list[tuple[Section, Findings]] = []
     for name in dict.fromkeys(only or METRICS):
@@ -162,8 +164,8 @@ def measure(name: str, subject: Subject, asked: bool) -> tuple[Section, Findings
     except NotMeasured as reason:
         if asked:
             raise NotMeasured(f"--only {name}: {reason}") from None
-        found, note = Findings(name.capitalize(), (), str(reason)), str(reason)
-    return Section(name, found.title, found.figures, round(time.monotonic() - started, 1), note), found
+        found, note = Findings((), str(reason)), str(reason)
+    return Section(name, METRICS[name].title, found.figures, round(time.monotonic() - started, 1), note), found
 
 
 def weights(folder: Path) -> Weights:
@@ -215,7 +217,7 @@ def page(record: Record, findings: Sequence[Findings], path: Path) -> Path:
         f"wavevq {record.wavevq}, {record.date}, seed {record.seed}.\n\n{record.command}"
     )
     for section, found in zip(record.sections, findings, strict=True):
-        report.heading(found.title)
+        report.heading(section.title)
         if found.text:
             report.text(found.text)
         if section.figures:

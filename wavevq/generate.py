@@ -15,13 +15,13 @@ from wavevq.audio import Recording, Signal, make_folder
 from wavevq.codes_file import write_codes
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report, Take
-from wavevq.files import CODES, Sampling, Told, codes_bar, seconds_bar, write_audio
-from wavevq.noise import VOICES, derived, uniform
-from wavevq.run import Run
+from wavevq.files import Sampling, write_audio
+from wavevq.jobs import CODES, PAGE, refuse_full
+from wavevq.progress import Told, codes_bar, seconds_bar
+from wavevq.run import Run, drawn_labels
 
 AT_ONCE = 32  # clips drawn together
 LONGEST = 3600  # seconds of a clip
-PAGE = "index.html"
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def sample(
     from. guidance: W of ``sampling.guidance``; what then draws the codes is said. how: the keywords of ``Run.decode``.
     Raises WavevqError, before any work, for a folder that holds something or cannot be made and for what cannot be had.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WavevqError(f"{folder}: is there already; name an empty folder or a new one")
+    refuse_full(folder)
     shortest = run.recipe.hop / run.rate
     if not shortest <= seconds <= LONGEST:
         raise WavevqError(f"seconds {seconds:g}: must be from {shortest:g}, a code, to {LONGEST}")
@@ -112,9 +111,7 @@ def sample(
 
 def drawn_speakers(run: Run, count: int, seed: int) -> list[str]:
     """A speaker for each clip, by the seed."""
-    draws = uniform(derived(seed, VOICES), range(count), 1)[:, 0]
-    known = run.trained_speakers
-    return [known[int(u * len(known))] for u in draws.tolist()]
+    return drawn_labels(run.trained_speakers, count, seed)
 
 
 def page(run: Run, clips: Sequence[Sampled], path: Path) -> Path:

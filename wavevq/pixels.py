@@ -45,7 +45,7 @@ def read(source: str | Path | BinaryIO, size: int | None = None) -> Pixels:
         with Image.open(io.BytesIO(data)) as file:
             if size is not None:
                 file.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no larger than is needed
-            return np.asarray(_fitted(_coloured(ImageOps.exif_transpose(file)), size))
+            return np.array(_fitted(_coloured(ImageOps.exif_transpose(file)), size))
     # SyntaxError: a damaged PNG.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -98,7 +98,7 @@ def sheet(images: Pixels, columns: int, gap: int = 2) -> Pixels:
 def to_signal(images: Pixels) -> Tensor:
     """What models see, float32 ``[B, 3, H, W]`` in [-1, 1], of images ``[B, H, W, 3]``: v is v / 127.5 - 1."""
     # Stored with the colours last, which is how convolutions like it best.
-    return torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).div_(HALF).sub_(1)
+    return torch.tensor(images).permute(0, 3, 1, 2).to(torch.float32).div_(HALF).sub_(1)
 
 
 def values(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from wavevq.errors import WavevqError
 from wavevq.joint import JointVqVae
 from wavevq.nn.encoders import valid
 from wavevq.nn.wavenet import WaveNet
-from wavevq.noise import CODES, derived, uniform
+from wavevq.noise import CODES, VOICES, derived, uniform
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
 from wavevq.run_folder import CHECKPOINTS, PRIOR, find_run, newest_checkpoint, read_recipe, read_speakers, refuse_stale
@@ -66,10 +66,7 @@ class Run:
 
     def codebook(self) -> int:
         """K, its codes being 0 to K - 1. Raises WavevqError for a model without codes."""
-        if self.model.bottleneck.codes is None:
-            kind = self.recipe.model.bottleneck.kind
-            raise WavevqError(f"{self.folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
-        return self.model.bottleneck.codes
+        return codebook(self.folder, self.recipe)
 
     @property
     def trained_speakers(self) -> tuple[str, ...]:
@@ -321,22 +318,21 @@ def load_run(
     ``sampling.choose``. enrolled: with the speakers that were enrolled after training. Raises WavevqError for a folder
     that is no run or is damaged, one of those speakers' files included, and a sampler that cannot run.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
+    device = device or default_device(sampler)
     chosen = choose(sampler, precision, device)
     folder = find_run(name)
     recipe = read_recipe(folder)
+    if recipe.data.signal != "speech":
+        raise WavevqError(f"{folder}: is a run of {recipe.data.signal}; what is asked for needs one of speech")
     speakers = read_speakers(folder)
-    newest = newest_checkpoint(folder)
-    model = build_model(recipe, len(speakers))
-    model.load_state_dict(read_tensors(newest / AVERAGE, model))
-    step = read_state(newest)["step"]
+    model, step = load_model(folder, recipe, len(speakers))
     new: list[voices.Voice] = []
     if enrolled:
         decoder = of_speech(model.decoder)
-        new = voices.fitting(folder, speakers, fingerprint(newest), decoder.speaker.embedding_dim)
+        made = fingerprint(newest_checkpoint(folder))
+        new = voices.fitting(folder, speakers, made, decoder.speaker.embedding_dim)
         decoder.add_speakers([voice.embedding for voice in new])
-    learned = model.prior if isinstance(model, JointVqVae) else _load_prior(folder, recipe, len(speakers))
+    learned = model.prior if isinstance(model, JointVqVae) else load_prior(folder, recipe, len(speakers))
     prior = None
     if learned is not None:
         prior = learned.eval().to(device), chosen if isinstance(learned.network, WaveNet) else Cached()
@@ -346,12 +342,35 @@ def load_run(
     return Run(folder, recipe, (*speakers, *names), model.eval().to(device), step, chosen, prior, guiding, names)
 
 
-def _load_prior(folder: Path, recipe: Recipe, speakers: int) -> Prior | None:
+def default_device(sampler: Backend) -> str:
+    """A GPU where there is one, unless the sampler asked for is ``cpu``."""
+    return "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
+
+
+def codebook(folder: Path, recipe: Recipe) -> int:
+    """K of a run. Raises WavevqError where its model has no codes."""
+    if recipe.model.bottleneck.codes is None:
+        kind = recipe.model.bottleneck.kind
+        raise WavevqError(f"{folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
+    return recipe.model.bottleneck.codes
+
+
+def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:
+    """The model of a run with its averaged weights, and how many steps they have seen; labels: how many."""
+    newest = newest_checkpoint(folder)
+    model = build_model(recipe, labels)
+    model.load_state_dict(read_tensors(newest / AVERAGE, model))
+    step: int = read_state(newest)["step"]
+    return model, step
+
+
+def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
+    """The prior of a run with its averaged weights, None where there is none. Raises WavevqError for a stale one."""
     found = checkpoints(folder / PRIOR / CHECKPOINTS)
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder)
-    prior = build_prior(recipe, recipe.prior, speakers)
+    prior = build_prior(recipe, recipe.prior, labels)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
     return prior
 
@@ -364,3 +383,9 @@ def check_sampling(seed: int, temperature: float, top_p: float) -> None:
         raise WavevqError(f"temperature {temperature}: must be above 0 and finite")
     if not 0 < top_p <= 1:
         raise WavevqError(f"top_p {top_p}: must be above 0 and at most 1")
+
+
+def drawn_labels(known: Sequence[str], count: int, seed: int) -> list[str]:
+    """A speaker for each clip, or a class for each image, by the seed."""
+    draws = uniform(derived(seed, VOICES), range(count), 1)[:, 0]
+    return [known[int(u * len(known))] for u in draws.tolist()]

@@ -23,7 +23,7 @@ from wavevq.errors import WavevqError
 
 FOLDER, SUFFIX = "speakers", ".safetensors"
 FORMAT = 1
-LONGEST_NAME = 64
+LONGEST_NAME = 64  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,10 @@ class Voice:
 
 def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> Path:
     """The file of a new speaker of a run. Raises WavevqError for a name that cannot be, or is taken."""
-    if not re.fullmatch(r"[^\W_][\w.-]*", name) or len(name) > LONGEST_NAME:
+    if not re.fullmatch(r"[^\W_][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
         raise WavevqError(
-            f"{name}: cannot be a speaker's name; allowed are up to {LONGEST_NAME} letters, digits, _, - and ., the "
-            "first a letter or digit"
+            f"{name}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a letter or "
+            f"digit, {LONGEST_NAME} bytes in all"
         )
     if name in trained:
         raise WavevqError(f"{name}: is a speaker that {folder} was trained on; take another name")

@@ -3,7 +3,7 @@
 X and A are of one phone and B is of another: how often is X nearer to B? 0.5 is chance, 0 is perfect. Within speakers
 all three are of one; across speakers X is of another than A and B. Nearness is the mean angle between frames (in half
 turns) along the best path of dynamic time warping. Ties count half. Errors are averaged over contexts, then over
-speakers, then over pairs of phones.
+speakers, then over pairs of phones. Ours, for fastabx, the well-kept library, wants Python 3.12 (0.9.0).
 """
 
 from __future__ import annotations
@@ -213,7 +213,6 @@ def metric(subject: Subject) -> Findings:
                 note = "" if error is not None else "no A, B and X in this split"
                 figures.append(Figure(f"{name}, {kind}, {where} speakers", error, "error", note))
     return Findings(
-        "ABX",
         tuple(figures),
         "How often X, of the same phone as A, is nearer to B, of another: chance is 0.5. Measured on "
         f"{' and '.join(sizes)} (a phone and its two neighbours, the same ones for A, B and X). Codes are equal or "

@@ -66,6 +66,13 @@ def run_lengths(codes: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate(every)
 
 
+def chance_run(counts: Tensor, clips: int) -> float:
+    """Mean run of codes drawn independently by their ``counts`` ``[K]``, in so many clips, at whose ends runs end."""
+    total = counts.sum().item()
+    share = counts.double() / total
+    return float(total / (clips + (total - clips) * (1 - (share**2).sum())))
+
+
 def mutual_bits(joint: NDArray[np.integer[Any]]) -> float:
     """Mutual information in bits of the counts ``[A, B]`` of two variables, from their frequencies as they are.
 
@@ -89,7 +96,6 @@ def metric(subject: Subject) -> Findings:
     counts = by_speaker(codes, labels, len(subject.speakers), subject.size)
     used = Usage(counts.sum(0))
     lengths = run_lengths(codes)
-    share = used.counts.double() / used.counts.sum()
     dice = np.random.default_rng(subject.seed)
     shuffled = [
         mutual_bits(by_speaker(codes, dice.permutation(labels).tolist(), *counts.shape).numpy())
@@ -103,12 +109,7 @@ def metric(subject: Subject) -> Findings:
         Figure("perplexity / K", used.share, "share"),
         Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {np.log2(subject.size):.3f}"),
         Figure("mean run", float(lengths.mean()), "codes", "the same code in a row"),
-        Figure(
-            "mean run by chance",
-            float(1 / (1 - (share**2).sum()).clamp(min=1 / len(lengths))),
-            "codes",
-            "were codes independent",
-        ),
+        Figure("mean run by chance", chance_run(used.counts, len(codes)), "codes", "were codes independent"),
         Figure("longest run", float(lengths.max()), "codes"),
         Figure("mutual information of code and speaker", mutual_bits(counts.numpy()), "bits/code"),
         Figure(
@@ -126,7 +127,6 @@ def metric(subject: Subject) -> Findings:
         if own.counts.sum()
     )
     return Findings(
-        "Codebook",
         tuple(figures),
         "All codes of the split. The mutual information is that of one code and the speaker, so that it sees nothing "
         "that only several codes together tell; 0 is a code that says nothing of the speaker.",

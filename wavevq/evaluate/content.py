@@ -30,8 +30,8 @@ def metric(subject: Subject) -> Findings:
     """The metric ``content`` of ``wavevq evaluate``: words and phones, where the corpus knows them."""
     figures = [*word_figures(subject), *phone_figures(subject)]
     if not figures:
-        raise NotMeasured("not measured: the clips are no single words of a closed vocabulary, and have no phones")
-    return Findings("Content", tuple(figures), TEXT)
+        raise NotMeasured("not measured: the clips are no words of a closed vocabulary, and their phones are not known")
+    return Findings(tuple(figures), TEXT)
 
 
 def transcript_metric(subject: Subject) -> Findings:
@@ -39,7 +39,7 @@ def transcript_metric(subject: Subject) -> Findings:
     if subject.plan.recogniser is None:
         raise NotMeasured("not measured: no recogniser is chosen; --set evaluation.recogniser=WAV2VEC2_ASR_BASE_960H")
     figures = transcript_figures(subject, recognise.load(subject.plan.recogniser))
-    return Findings("Transcripts", tuple(figures), f"Heard by {subject.plan.recogniser}. {TRANSCRIPTS}")
+    return Findings(tuple(figures), f"Heard by {subject.plan.recogniser}. {TRANSCRIPTS}")
 
 
 def word_figures(subject: Subject) -> list[Figure]:
@@ -58,15 +58,17 @@ def word_figures(subject: Subject) -> list[Figure]:
 
 
 def phone_figures(subject: Subject) -> list[Figure]:
-    """The share of 10 ms frames whose phone is recognised; none where the corpus does not know its phones."""
+    """The share of 10 ms frames whose phone is recognised, in the clips whose phones are known; none without any."""
     judge = subject.judges.phone
-    if judge is None or any(one.clip.phones is None for one in subject.utterances):
+    known = [i for i, one in enumerate(subject.utterances) if one.clip.phones]
+    if judge is None or not known:
         return []
-    said = [spoken(one.clip, len(one.samples) / subject.rate) for one in subject.utterances]
-    found = [
-        Figure(f"phones, {version}", judge.accuracy(subject.judged_as(version), said), "share of frames", note(version))
-        for version in subject.possible(VERSIONS)
-    ]
+    said = [spoken(one.clip, len(one.samples) / subject.rate) for one in (subject.utterances[i] for i in known)]
+    found = []
+    for version in subject.possible(VERSIONS):
+        clips = subject.judged_as(version)
+        share = judge.accuracy([clips[i] for i in known], said)
+        found.append(Figure(f"phones, {version}", share, "share of frames", note(version)))
     return [*found, Figure("phones, chance", judge.chance, "share of frames", "share of the most frequent phone")]
 
 
@@ -82,7 +84,8 @@ def transcript_figures(subject: Subject, recogniser: Recogniser) -> list[Figure]
     said = transcripts("original")
     heard: dict[str, Sequence[str]] = {"original": transcripts("mu-law")}
     heard |= {version: transcripts(version) for version in subject.possible(VERSIONS) if version != "original"}
-    heard["chance"] = said[1:] + said[:1]
+    if len(said) > 1:
+        heard["chance"] = said[1:] + said[:1]
     figures = []
     for name, units in (("word error rate", str.split), ("character error rate", list)):
         for version, words in heard.items():

@@ -153,7 +153,6 @@ def metric(subject: Subject) -> Findings:
         )
     summed, table = _summed(subject)
     return Findings(
-        "Likelihood",
         (*_distortion(found), *_rate(subject, rates, found), *summed),
         "Bits of the mu-law classes of the levelled signal, given the speaker. Distortion + rate = total, an upper "
         "bound on -log2 p(x): it is the one term of p(x) = sum over z of p(x | z) p(z) that belongs to the encoder's "

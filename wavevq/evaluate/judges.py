@@ -14,7 +14,7 @@ import torch
 from wavevq.audio import SILENCE_RMS, Signal, level
 from wavevq.data.alignments import Phone
 from wavevq.data.store import Store, StoredClip
-from wavevq.evaluate.probes import PhoneProbe, SpeakerProbe, WordProbe
+from wavevq.evaluate.probes import FRAME_SECONDS, PhoneProbe, SpeakerProbe, WordProbe
 from wavevq.nn.distributions import MuLawCategorical
 
 MOST = 4000  # training clips that a judge learns from, spread evenly over the split and so over its speakers
@@ -84,18 +84,18 @@ class Judges:
 
     @cached_property
     def word(self) -> WordProbe | None:
-        """Which word of the closed vocabulary; None where the corpus has none."""
-        if self.word_of is None:
-            return None
-        return WordProbe.fit(self.real, [self.word_of(clip.name) for clip in self.learned], self.store.rate)
+        """Which word of the closed vocabulary; None where the corpus has none, or one word alone."""
+        words = [self.word_of(clip.name) for clip in self.learned] if self.word_of is not None else []
+        return WordProbe.fit(self.real, words, self.store.rate) if len(set(words)) > 1 else None
 
     @cached_property
     def phone(self) -> PhoneProbe | None:
-        """Which phone at each moment; None where the corpus does not know."""
-        if any(clip.phones is None for clip in self.learned):
+        """Which phone at each moment, from the clips whose phones are known; None where these are not two phones."""
+        known = [clip for clip in self.learned if clip.phones]
+        phones = [spoken(clip, self.samples / self.store.rate) for clip in known]
+        if len({symbol for some in phones for start, end, symbol in some if end - start >= FRAME_SECONDS}) < 2:
             return None
-        phones = [spoken(clip, self.samples / self.store.rate) for clip in self.learned]
-        return PhoneProbe.fit(self.real, phones, self.store.rate, self.seed)
+        return PhoneProbe.fit(self.beginnings(known), phones, self.store.rate, self.seed)
 
 
 def levelled(clip: Signal) -> Signal:

@@ -75,7 +75,6 @@ class Listen:
 class Findings:
     """What a metric found. text: what a reader must know to read the figures; paragraphs between empty lines."""
 
-    title: str
     figures: tuple[Figure, ...]
     text: str = ""
     parts: tuple[Table | Plot | Listen, ...] = ()
@@ -83,19 +82,21 @@ class Findings:
 
 @dataclass(frozen=True)
 class Metric:
-    """measure: raises ``NotMeasured`` where it cannot be had. packages: the optional ones, by the names they import as.
+    """title: of its table. measure: raises ``NotMeasured`` where it cannot be had.
 
-    Where one is missing, ``--only`` refuses the metric before any work; else the metric measures what it can without
-    and says of the rest what is lacking (``optional``).
+    packages: the optional ones, by the names they import as. Where one is missing, ``--only`` refuses the metric before
+    any work; else the metric measures what it can without and says of the rest what is lacking (``optional``).
     """
 
+    title: str
     measure: Callable[[Subject], Findings]
     packages: tuple[str, ...] = ()
 
 
 def optional(package: str) -> Any:
-    """The module ``package``, or ``NotMeasured`` with the command that installs it."""
+    """The module ``package``, or ``NotMeasured`` with what lacks, it or one of its own, and how to install it."""
     try:
         return importlib.import_module(package)
-    except ImportError:
-        raise NotMeasured(f"not measured: {EXTRA} ({package} is missing)") from None
+    except ImportError as error:
+        lacking = f"{error.name} is missing" if isinstance(error, ModuleNotFoundError) else f"{package}: {error}"
+        raise NotMeasured(f"not measured: {EXTRA} ({lacking})") from None

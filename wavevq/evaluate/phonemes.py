@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from wavevq.data.alignments import Phone
 from wavevq.data.store import StoredClip
-from wavevq.errors import WavevqError
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured
 from wavevq.evaluate.phones import CLASSES, NOWHERE, SILENCE, frame_classes
 from wavevq.evaluate.subject import Subject
@@ -69,7 +68,7 @@ class PhonemeScores:
 def measure(training: Spoken, held_out: Spoken, size: int, hop_seconds: float, seed: int) -> PhonemeScores:
     """Scores of codes in [0, ``size``) of ``hop_seconds`` each.
 
-    Raises WavevqError for a symbol of no class, and where either split has no speech with phones.
+    Raises NotMeasured for a symbol of no class, and where either split has no speech with phones.
     """
     radius = max(1, round(CONTEXT_SECONDS / hop_seconds))
     windows, classes = _frames(training, size, hop_seconds, radius)
@@ -77,7 +76,7 @@ def measure(training: Spoken, held_out: Spoken, size: int, hop_seconds: float, s
     silence = CLASSES.index(SILENCE)
     spoken, held_spoken = classes != silence, held_classes != silence
     if not spoken.any() or not held_spoken.any():
-        raise WavevqError("phonemes: no frame of speech with a phone is in the training clips or in the held-out ones")
+        raise NotMeasured("not measured: no frame of speech has a phone in the training clips or in the held-out ones")
     codes, held_codes = windows[:, radius], held_windows[:, radius]
     draw = np.random.default_rng(seed)
     drawn, held_drawn = (draw.integers(size, size=len(some)) for some in (codes, held_codes))
@@ -170,7 +169,6 @@ def metric(subject: Subject) -> Findings:
         Figure("frames", found.frames, "codes", f"held out, in {len(held_out.names)} clips"),
     )
     return Findings(
-        "Phonemes",
         figures,
         f"Each code stands for the phone, of {len(CLASSES)} classes, that most often lasts at the centre of its "
         f"{1000 / rate:g} ms in {len(training.names)} training clips. In context, a linear classifier sees all codes "

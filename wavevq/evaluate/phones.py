@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavevq.data.alignments import Phone
-from wavevq.errors import WavevqError
+from wavevq.evaluate.metric import NotMeasured
 
 SILENCE = "SIL"
 
@@ -75,7 +75,7 @@ _NUMBERS = {symbol: CLASSES.index(name) for name, symbols in IPA.items() for sym
 def class_of(symbol: str, where: str) -> int:
     """The number of a symbol's class in CLASSES, or NOWHERE for unknown speech.
 
-    Raises WavevqError, with ``where`` it stands, for a symbol of neither notation.
+    Raises NotMeasured, with ``where`` it stands, for a symbol of neither notation.
     """
     if symbol in _NUMBERS:
         return _NUMBERS[symbol]
@@ -84,9 +84,9 @@ def class_of(symbol: str, where: str) -> int:
     if name == UNKNOWN_SPEECH:
         return NOWHERE
     if name not in CLASSES:
-        raise WavevqError(
-            f"{where}: the phone {symbol!r} is in none of the {len(CLASSES)} classes: allowed are ARPAbet, "
-            "with or without stress digits, and espeak-ng's IPA of English"
+        raise NotMeasured(
+            f"not measured: {where}: the phone {symbol!r} is in none of the {len(CLASSES)} classes: allowed are "
+            "ARPAbet, with or without stress digits, and espeak-ng's IPA of English"
         )
     return CLASSES.index(name)
 
@@ -106,7 +106,7 @@ def phone_at(phones: Sequence[Phone], seconds: NDArray[np.floating]) -> NDArray[
 def frame_classes(phones: Sequence[Phone], frames: int, hop_seconds: float, where: str) -> NDArray[np.int64]:
     """The class ``[frames]`` of the phone at the centre of each hop, NOWHERE where there is none.
 
-    Raises WavevqError as ``class_of``.
+    Raises NotMeasured as ``class_of``.
     """
     numbers: NDArray[Any] = np.array([class_of(symbol, where) for _, _, symbol in phones] + [NOWHERE])
     place = phone_at(phones, (np.arange(frames) + 0.5) * hop_seconds)

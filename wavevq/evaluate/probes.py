@@ -149,23 +149,20 @@ class PhoneProbe:
 
     @classmethod
     def fit(cls, clips: Sequence[Clip], phones: Sequence[Sequence[Phone]], rate: int, seed: int = 0) -> Self:
-        """A probe from clips at ``rate`` Hz and their phones in order; at most MOST_FRAMES, drawn by ``seed``."""
+        """A probe from clips at ``rate`` Hz and their phones in order; about MOST_FRAMES at most, drawn by ``seed``."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        features, symbols = _frames(clips, phones, rate)
-        chance = _majority(symbols)
-        if len(symbols) > MOST_FRAMES:
-            kept = np.sort(np.random.default_rng(seed).choice(len(symbols), MOST_FRAMES, replace=False))
-            features, symbols = features[kept], symbols[kept]
+        seconds = sum(end - start for some in phones for start, end, _ in some)
+        features, symbols = _frames(clips, phones, rate, MOST_FRAMES * FRAME_SECONDS / seconds, seed)
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=60))
         with warnings.catch_warnings():
             # Held-out accuracy moves by less than a per cent after these steps, which take seconds.
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(features, symbols)
-        return cls(rate, chance, classifier)
+        return cls(rate, _majority(symbols), classifier)
 
     def accuracy(self, clips: Sequence[Clip], phones: Sequence[Sequence[Phone]]) -> float:
         """The share of frames in which each clip holds the phone that stands in ``phones`` for that time."""
@@ -182,15 +179,19 @@ def _majority(classes: Sequence[str] | np.ndarray[Any, Any]) -> float:
 
 
 def _frames(
-    clips: Sequence[Clip], phones: Sequence[Sequence[Phone]], rate: int
+    clips: Sequence[Clip], phones: Sequence[Sequence[Phone]], rate: int, share: float = 1.0, seed: int = 0
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.str_]]]:
-    """Features ``[frames, bands x context]`` and symbols ``[frames]`` of the frames whose centre lies in a phone."""
+    """Features ``[frames, bands x context]`` and symbols ``[frames]`` of the frames whose centre lies in a phone.
+
+    share: of them that are taken, each by a draw: of all at once they would be gigabytes.
+    """
+    dice = np.random.default_rng(seed)
     features, symbols = [], []
     for clip, spoken in zip(clips, phones, strict=True):
         bands = _log_mel(clip, rate).T
         centres = np.arange(len(bands)) * hop(rate) / rate
         which = phone_at(spoken, centres)
-        within = (which != NOWHERE) & (centres < len(clip) / rate)
+        within = (which != NOWHERE) & (centres < len(clip) / rate) & (dice.random(len(bands)) < share)
         neighbours = [np.clip(np.arange(len(bands)) + shift, 0, len(bands) - 1) for shift in CONTEXT]
         features.append(np.concatenate([bands[index] for index in neighbours], axis=1)[within])
         symbols.append(np.array([symbol for _, _, symbol in spoken])[which[within]])

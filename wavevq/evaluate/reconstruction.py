@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavevq.audio import Signal
-from wavevq.evaluate.metric import Figure, Findings, Listen, optional
+from wavevq.evaluate.metric import Figure, Findings, optional
 from wavevq.evaluate.probes import BANDS, RANGE_DB, WINDOW_SECONDS, hop, mfcc
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COEFFICIENTS = 13  # of the mel cepstrum, the level left out
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0  # of a voice's pitch
 PITCH_STEP = 0.25  # semitones
+STOI_SECONDS = 0.384  # that STOI looks at at once
 VERSIONS: tuple[Version, ...] = ("mu-law", "reconstruction", "shuffled codes")
 NOTES = {"mu-law": "ceiling", "shuffled codes": "floor"}
 MEASURES = (
@@ -35,7 +36,6 @@ MEASURES = (
     ("F0 RMSE in cents", "cents", "cents"),
     ("voicing error", "share of frames", "voicing"),
 )
-SHOWN = 3  # clips on the page
 TEXT = (
     "Each clip's codes decoded again for its own speaker, sampled. Frame by frame beside the original; mu-law is the "
     "original after 8-bit mu-law and back, the best that the model could give, shuffled codes are those of another "
@@ -131,13 +131,15 @@ def intelligibility(
 ) -> float | None:
     """STOI (Taal et al. 2011), mean over the speakers, all clips of each in one piece; None of less than it can use.
 
-    It looks at 384 ms at a time, longer than many a word: on single short clips it says nothing.
+    It looks at STOI_SECONDS at once, longer than many a word: on single short clips it says nothing.
     """
     stoi = optional("pystoi").stoi
     found = []
     for speaker in sorted(set(speakers)):
         mine = [i for i, name in enumerate(speakers) if name == speaker]
         clean, heard = (np.concatenate([clips[i] for i in mine]) for clips in (originals, others))
+        if len(clean) < STOI_SECONDS * rate:  # which its code does not foresee
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             try:
@@ -161,9 +163,7 @@ def metric(subject: Subject) -> Findings:
         for name, unit, key in MEASURES
         for version, one in found.items()
     ]
-    shown = np.linspace(0, len(subject.utterances) - 1, min(SHOWN, len(subject.utterances))).round().astype(int)
-    takes = [Listen(subject.utterances[i].clip.name, subject.takes(i, ("original", *versions))) for i in shown.tolist()]
-    return Findings("Reconstruction", tuple(figures), TEXT, tuple(takes))
+    return Findings(tuple(figures), TEXT, subject.to_listen(("original", *versions)))
 
 
 def stoi_metric(subject: Subject) -> Findings:
@@ -176,7 +176,6 @@ def stoi_metric(subject: Subject) -> Findings:
         note = "not measured: too short" if value is None else NOTES.get(version, "")
         figures.append(Figure(f"STOI, {version}", value, "from 0 to 1", note))
     return Findings(
-        "STOI",
         tuple(figures),
         "STOI of each speaker's clips in one piece; 1: identical.",
     )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from wavevq.audio import replacing
+from wavevq.audio import make_folder, replacing
 from wavevq.errors import WavevqError
 from wavevq.evaluate.metric import Figure
 
@@ -77,7 +77,7 @@ class Record:
 
 def write_record(record: Record, path: Path) -> Path:
     """Writes the file, in a folder that is made where it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")

@@ -11,18 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 
 from wavevq.audio import replacing
-from wavevq.evaluate.probes import Score
+from wavevq.pixels import Pixels, png
+
+if TYPE_CHECKING:
+    from wavevq.evaluate.probes import Score
 
 Samples = np.ndarray[Any, np.dtype[Any]]
 
-DOTS_PER_INCH = 110
+# Text of 10 points is readable (10 CSS pixels or more) in a plot across a phone, 360 px, and in a card of 250.
+DOTS_PER_INCH = 160
+PLOT, CARD = (4.8, 2.6), (3.2, 2.2)  # inches
 LOUDEST_DB, QUIETEST_DB = -20.0, -90.0  # colours of a spectrogram, relative to a full-scale sine: comparable clips
 CODES_DRAWN = 2000  # bars of a usage plot
 
@@ -75,6 +80,14 @@ class Report:
     def figure(self, figure: Figure, caption: str) -> Report:
         image = f'<img src="{_png(figure)}" alt="{escape(caption)}">'
         return self._add(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+
+    def picture(self, image: Pixels, caption: str) -> Report:
+        """An image ``[H, W, 3]``, its pixels as sharp squares."""
+        data = _data_uri("image/png", io.BytesIO(png(image)))
+        return self._add(
+            f'<figure><img class="pixels" src="{data}" alt="{escape(caption)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
 
     def audio(self, samples: Samples, rate: int, caption: str) -> Report:
         """A player for float samples ``[T]`` in [-1, 1] at ``rate`` Hz."""
@@ -129,7 +142,7 @@ def spectrogram_figure(samples: Samples, rate: int, title: str) -> Figure:
     # Parseval: a full-scale sine's bins hold points x window x 3/8 (Hann squared) x 1/2 (power) x 1/2 (one side).
     full_scale = points * window * 3 / 32
     decibels = librosa.power_to_db(power[:, : 1 + len(samples) // hop] / full_scale, amin=1e-10, top_db=None)
-    figure, axes = _axes(title)
+    figure, axes = _axes(title, CARD)
     axes.imshow(
         decibels,
         origin="lower",
@@ -179,11 +192,11 @@ def usage_figure(counts: Sequence[int] | Samples, title: str) -> Figure:
     return figure
 
 
-def _axes(title: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(6.0, 2.8), dpi=DOTS_PER_INCH, layout="constrained")
+def _axes(title: str, inches: tuple[float, float] = PLOT) -> tuple[Figure, Any]:
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     if title:
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(title, fontsize="medium", wrap=True)
     return figure, axes
 
 
@@ -231,7 +244,8 @@ p { max-width: 45rem; white-space: pre-line }
 table { border-collapse: collapse }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left }
 th { color: var(--faint) } .number { text-align: right; font-variant-numeric: tabular-nums }
-figure { margin: 1rem 0; max-width: 42rem } figcaption { color: var(--faint); font-size: .9rem }
+figure { margin: 1rem 0; max-width: 36rem } figcaption { color: var(--faint); font-size: .9rem }
+.pixels { image-rendering: pixelated }
 img { display: block; width: 100%; height: auto; border-radius: 4px; background: #ffffff }
 audio { display: block; width: 100%; min-width: 0; margin-top: .4rem }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)); gap: 1rem }
@@ -240,6 +254,7 @@ audio { display: block; width: 100%; min-width: 0; margin-top: .4rem }
 .kind { padding: 0 .45em; border: 1px solid currentcolor; border-radius: 1em; font-size: .8rem; color: var(--faint);
   white-space: nowrap }
 .kind.teacher-forced { border-style: dashed }
+@media (max-width: 40rem) { table { font-size: .9rem } th, td { padding: .3rem .4rem } }
 """
 
 _PAGE = """<!doctype html>

@@ -177,7 +177,7 @@ def metric(subject: Subject) -> Findings:
     confusion = Table("Clips by the speaker asked for and the speaker heard.", ("asked for", *found.speakers), rows)
     shown = [i for i in range(len(subject.speakers)) if audible(drawn[i], subject.rate)][:SHOWN]
     takes = tuple(Take(f"new, {asked[i]}", "sampled", drawn[i], subject.rate) for i in shown)
-    return Findings("Samples of the prior", tuple(figures), TEXT, (confusion, Listen("New clips", takes)))
+    return Findings(tuple(figures), TEXT, (confusion, Listen("New clips", takes)))
 
 
 def decoded(subject: Subject, codes: Sequence[NDArray[np.int64]], asked: Sequence[str], what: str) -> list[Signal]:

@@ -88,7 +88,7 @@ def metric(subject: Subject) -> Findings:
         figures.append(Figure(f"own speaker, {version}", own, "share", NOTES.get(version, "")))
     rows = tuple((name, *row) for name, row in zip(found.speakers, found.confusion.tolist(), strict=True))
     heard = Table("Converted clips by target and by the speaker heard.", ("target", *found.speakers), rows)
-    return Findings("Speaker", tuple(figures), TEXT, (heard,))
+    return Findings(tuple(figures), TEXT, (heard, *subject.to_listen(("original", "conversion"))))
 
 
 def encoder_metric(subject: Subject) -> Findings:
@@ -112,7 +112,7 @@ def encoder_metric(subject: Subject) -> Findings:
             figures.append(Figure(f"cosine to {name}, {version}", found.cosine, "from -1 to 1"))
             figures.append(Figure(f"nearest to {name}, {version}", found.nearest, "share"))
     figures.append(Figure("nearest, chance", 1 / len(subject.speakers), "share", "one in the speakers"))
-    return Findings("Speaker encoder", tuple(figures), ENCODER_TEXT)
+    return Findings(tuple(figures), ENCODER_TEXT)
 
 
 def likeness(cosines: NDArray[np.float64], voices: Sequence[int]) -> Likeness:

@@ -18,7 +18,7 @@ from wavevq.data.store import Store, StoredClip
 from wavevq.decoders import of_speech
 from wavevq.evaluate.judges import Judges, levelled
 from wavevq.evaluate.likelihood import derangement, fitted
-from wavevq.evaluate.metric import NotMeasured
+from wavevq.evaluate.metric import Listen, NotMeasured
 from wavevq.evaluate.report import Take
 from wavevq.prior import Prior
 from wavevq.recipe import Evaluation
@@ -26,6 +26,7 @@ from wavevq.vqvae import VqVae
 
 Version = Literal["original", "mu-law", "reconstruction", "conversion", "shuffled codes"]
 SAMPLED: tuple[Version, ...] = ("reconstruction", "conversion", "shuffled codes")
+LISTENED = 3  # utterances on the page
 
 # (codes [F] of each clip, whose voice each has, the stream each draws from, what it is for) -> audio [F x hop] of each.
 Draw = Callable[[Sequence[NDArray[np.int64]], Sequence[str], Sequence[int], str], list[Signal]]
@@ -192,7 +193,7 @@ class Subject:
         return [version for version in versions if version not in lacking]
 
     def takes(self, place: int, versions: Sequence[Version] = ("original", *SAMPLED)) -> tuple[Take, ...]:
-        """Those versions of ``utterances[place]`` side by side, for ``metric.Listen``."""
+        """Those versions of ``utterances[place]`` side by side."""
         one = self.utterances[place]
         return tuple(
             Take(
@@ -203,6 +204,11 @@ class Subject:
             )
             for version in versions
         )
+
+    def to_listen(self, versions: Sequence[Version]) -> tuple[Listen, ...]:
+        """LISTENED of the utterances, spread evenly, each in those versions."""
+        shown = np.linspace(0, len(self.utterances) - 1, min(LISTENED, len(self.utterances))).round().astype(int)
+        return tuple(Listen(self.utterances[i].clip.name, self.takes(i, versions)) for i in shown.tolist())
 
     @cached_property
     def judges(self) -> Judges:

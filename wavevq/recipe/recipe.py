@@ -71,8 +71,6 @@ class Recipe(Section):
             )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
-        if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
-            mistakes.append("prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'")
         if self.prior is not None and self.prior.network.signal != self.data.signal:
             fitting = "pixelcnn" if self.data.signal == "images" else "wavenet or transformer"
             mistakes.append(
@@ -81,6 +79,8 @@ class Recipe(Section):
             )
         if self.prior is not None and self.prior.joint is not None and self.data.signal == "images":
             mistakes.append("prior.joint: is for speech; leave it out")
+        if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
+            mistakes.append("prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'")
         if any(mistakes):
             raise ValueError("; ".join(filter(None, mistakes)))
         return self

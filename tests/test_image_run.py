@@ -1,0 +1,344 @@
+"""Images through the whole of it: a recipe, one training of both stages, what is measured, and the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+
+from wavevq import pixels
+from wavevq.build import build_corpus, build_model, build_prior
+from wavevq.cli import main
+from wavevq.codes_file import read_codes
+from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
+from wavevq.data.image_store import ImageStore
+from wavevq.errors import WavevqError
+from wavevq.evaluate import rate
+from wavevq.evaluate.codebook import entropy_bits
+from wavevq.evaluate.likelihood import derangement, encode_all, measure
+from wavevq.evaluate.validation import Validator
+from wavevq.image_run import ImageRun, load_any, load_image_run
+from wavevq.recipe import Evaluation, Recipe, parse_recipe
+from wavevq.run import load_run
+
+SIZE, HOP, K, G = 8, 4, 12, 2
+WIDTHS = {"channels": 6, "residual": 4, "residual_blocks": 1}
+TREE: dict[str, Any] = {
+    "data": {"kind": "images", "root": "pets", "size": SIZE, "held_out": 0.3},
+    "model": {
+        "encoder": {"kind": "image", "groups": G, **WIDTHS},
+        "bottleneck": {"kind": "ema", "codes": K, "dim": 3},
+        "decoder": {"kind": "image", **WIDTHS},
+    },
+    "train": {"steps": 6, "batch": 4, "validate_every": 4, "log_every": 2, "warmup": 0, "learning_rate": 0.01},
+    "prior": {
+        "steps": 4,
+        "batch": 4,
+        "network": {"kind": "pixelcnn", "layers": 2, "residual": 4, "gate": 4, "head": 4},
+        "speaker_dim": 3,
+    },
+    "evaluation": {"batch": 3, "sampled": 4},
+}
+
+
+def pets(root: Path) -> Path:
+    """Ten images of two classes, each with a colour of its own, of many sizes."""
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            image = generator.integers(0, 100, (SIZE + i, SIZE + 2 * i, 3), dtype=np.uint8)
+            image[..., number] += 150
+            Image.fromarray(image).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the corpus ``pets``, ``tiny.yaml``, and the run ``run`` that it makes; the current one."""
+    folder = tmp_path_factory.mktemp("images")
+    pets(folder / "pets")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TREE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        good("train", "tiny.yaml", "--run", "run")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> ImageRun:
+    return load_image_run(place / "run", device="cpu", sampler="reference")
+
+
+@pytest.fixture(scope="module")
+def corpus(run: ImageRun) -> ImageStore:
+    found = build_corpus(run.recipe)
+    assert isinstance(found, ImageStore)
+    return found
+
+
+def good(*words: str) -> str:
+    done = CliRunner().invoke(main, [*words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(*words: str) -> str:
+    done = CliRunner().invoke(main, [*words])
+    assert done.exit_code == 2, done.output
+    (line,) = done.output.splitlines()
+    return line.removeprefix("wavevq: ")
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate(json.loads(json.dumps(TREE)) | changes)
+
+
+# --- the recipe ---------------------------------------------------------------------------------------------
+
+
+def test_images_are_taken_whole() -> None:
+    made = recipe()
+    assert made.prior is not None
+    assert (made.train.crop, made.prior.crop, made.grid) == (SIZE, SIZE // HOP, (2, 2, G))
+    assert parse_recipe(made.model_dump(mode="json"), "again") == made
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train": TREE["train"] | {"crop": 16}}, "train.crop 16: images are taken whole; leave it out"),
+        ({"prior": TREE["prior"] | {"crop": 8}}, "prior.crop 8: images are taken whole"),
+        ({"data": TREE["data"] | {"size": 10}}, "data.size 10 must be twice the hop, 4, or another multiple of it"),
+        ({"data": TREE["data"] | {"size": 4}}, "data.size 4 must be twice the hop"),
+        ({"data": {"kind": "cifar10", "size": 32}}, "size: unknown key|size: Extra"),
+        ({"data": {"kind": "fsdd"}}, "model.encoder: kind 'image' reads images, and data of kind 'fsdd' are speech"),
+    ],
+)
+def test_what_does_not_fit_images_is_told(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(WavevqError, match=says):
+        parse_recipe(json.loads(json.dumps(TREE)) | changes, "r.yaml")
+
+
+# --- training and what is measured --------------------------------------------------------------------------
+
+
+def test_both_stages_are_trained_and_validated(place: Path) -> None:
+    found = json.loads((place / "run/summary.json").read_text())
+    assert found["images"] == 6
+    assert 0 < found["marginal_bits"] < 8
+    assert 0 < found["bits_per_dim"] < 12
+    assert not {"clips", "bits_per_sample", "wrong_speaker_gap"} & found.keys()
+    prior = json.loads((place / "run/prior/summary.json").read_text())
+    assert prior["codes"] == 6 * 2 * 2 * G
+    assert "wrong_class_gap" in prior
+    lines = [json.loads(line) for line in (place / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["images_per_second"] > 0 for line in lines if line["kind"] == "train")
+    assert json.loads((place / "run/speakers.json").read_text())["speakers"] == ["cat", "dog"]
+    assert list((place / "run/tensorboard").iterdir())
+
+
+def test_a_run_goes_on_where_it_stopped(place: Path) -> None:
+    sets = ["--set", "train.save_every=3", "--run"]
+    good("train", "tiny.yaml", "--stage", "vqvae", *sets, "whole")
+    good("train", "tiny.yaml", "--stage", "vqvae", *sets, "parts")
+    for late in ("checkpoints/step-00000006", "summary.json"):
+        one = place / "parts" / late
+        for path in [*one.iterdir()] if one.is_dir() else [one]:
+            path.unlink()
+    (place / "parts/checkpoints/step-00000006").rmdir()
+    good("train", "tiny.yaml", "--stage", "vqvae", *sets, "parts", "--resume")
+    files = [place / name / "checkpoints/step-00000006/model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_bits_a_dim_are_those_of_every_value(run: ImageRun, corpus: ImageStore) -> None:
+    model = run.model
+    found = measure(model, corpus, "val", batch=4, limit=None, others=None, seed=0)
+    pictures = corpus.split("val")
+    codes = encode_all(model, corpus.whole("val", 1))
+    donors = derangement([one.label for one in pictures], 0)
+    own, other = 0.0, 0.0
+    for place in range(len(pictures)):
+        one = corpus.examples("val", [place])
+        values = pixels.values(one.x)
+        for source in (place, donors[place]):
+            with torch.no_grad():
+                parameters = model.decoder.network(model.bottleneck.lookup(codes[source][None]))
+                bits = model.decoder.distribution.nll(parameters, values).double().sum().item() / np.log(2)
+            own, other = (own + bits, other) if source == place else (own, other + bits)
+    count = len(pictures) * 3 * SIZE * SIZE
+    assert (found.samples, found.clips) == (count, 6)
+    # float32 sums of 192 terms, in another order
+    assert found.bits == pytest.approx(own / count, rel=1e-5)
+    assert found.shuffled_gap == pytest.approx((other - own) / count, abs=1e-5)
+    assert found.wrong_speaker_gap is None  # the decoder does not look at classes
+    every = np.stack([corpus.pixels[one.row] for one in pictures])
+    assert found.marginal == pytest.approx(entropy_bits(torch.bincount(torch.from_numpy(every.ravel().astype(int)))))
+
+
+def test_reconstructions_stand_under_their_images(run: ImageRun, corpus: ImageStore) -> None:
+    plan = Evaluation(batch=3, sampled=4)
+    validate = Validator(run.model, corpus, plan, steps=9, seed=0)
+    found = validate(9)
+    paper = found.images["reconstructions"]
+    assert paper.shape == (2 + 3 * (SIZE + 2), 2 + 4 * (SIZE + 2), 3)
+    chosen = [int(i) for batch in corpus.whole("val", 3, limit=4) for i in batch.index]
+    for column, place in enumerate(chosen):
+        left = 2 + column * (SIZE + 2)
+        original = corpus.pixels[corpus.split("val")[place].row]
+        np.testing.assert_array_equal(paper[2 : 2 + SIZE, left : left + SIZE], original)
+        made = run.decode(run.encode(original))
+        shown = paper[4 + SIZE : 4 + 2 * SIZE, left : left + SIZE].astype(int)
+        assert np.abs(shown - made).max() <= 1  # convolutions of more images at once round differently
+    assert not found.clips
+    again = validate(9)
+    np.testing.assert_array_equal(again.images["reconstructions"], paper)
+
+
+# --- grids of codes -----------------------------------------------------------------------------------------
+
+
+def grids(count: int = 7, height: int = 3) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    return [np.random.default_rng(i).integers(0, K, (height, 2, G)) for i in range(count)]
+
+
+def test_grids_are_kept_whole(tmp_path: Path) -> None:
+    save_codes(tmp_path / "codes", grids())
+    for one, other in zip(load_codes(tmp_path / "codes"), grids(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    crops = CodeCrops(Codes(grids(), [0, 1] * 3 + [0]), 3, 7, 3, seed=0, unit="images")
+    assert (crops.steps_per_epoch, crops.amount) == (1, 7)
+    for epoch in range(3):
+        batch = crops.at(epoch)
+        assert batch.x.shape == (7, 3, 2, G)
+        assert batch.lengths.tolist() == [3] * 7
+        assert batch.cond is not None
+        assert not batch.cond.any()  # none begins in its middle
+        assert {row.tobytes() for row in batch.x.numpy()} == {row.tobytes() for row in grids()}
+
+
+def test_rates_are_those_of_every_code_and_no_end(run: ImageRun) -> None:
+    assert run.recipe.prior is not None
+    prior = build_prior(run.recipe, run.recipe.prior, 2).eval()  # it begins at the uniform distribution
+    codes = Codes(grids(), [0, 1] * 3 + [0])
+    counts = rate.counts(codes, K)
+    assert counts.sum() == 7 * 3 * 2 * G
+    found = rate.measure(prior, codes, counts, batch=3, others=None, seed=0)
+    assert found.codes == 7 * 3 * 2 * G
+    assert found.bits == pytest.approx(np.log2(K), abs=1e-5)  # float32
+    share = (counts + 1) / (counts + 1).sum()
+    expected = -(counts * share.log2()).sum().item() / found.codes
+    assert found.unigram == pytest.approx(expected, rel=1e-6)
+
+
+# --- the commands -------------------------------------------------------------------------------------------
+
+
+def test_encode_and_decode(place: Path, run: ImageRun, corpus: ImageStore) -> None:
+    source = place / "pets/cat/9.png"
+    said = good("encode", str(source), "codes.npy", "--run", "run")
+    assert "encoded 1 file in " in said
+    codes = read_codes("codes.npy", axes=(3,))
+    assert (codes.shape, codes.dtype) == ((2, 2, G), np.int32)
+    np.testing.assert_array_equal(codes, run.encode(pixels.read(source, SIZE)))
+    one = next(one for one in corpus.pictures if one.name == "cat/9.png")
+    np.testing.assert_array_equal(pixels.read(source, SIZE), corpus.pixels[one.row])  # as in training
+    good("decode", "codes.npy", "out.png", "--run", "run")
+    np.testing.assert_array_equal(pixels.read("out.png"), run.decode(codes))
+    assert run.decode(np.zeros((3, 5, G), int)).shape == (3 * HOP, 5 * HOP, 3)  # any grid
+
+
+def test_whole_folders_of_images(place: Path) -> None:
+    good("encode", "pets", "--out", "coded", "--run", "run")
+    assert sorted(path.relative_to("coded") for path in Path("coded").rglob("*.npy")) == sorted(
+        Path(name, f"{i}.npy") for name in ("cat", "dog") for i in range(10)
+    )
+    (place / "mixed").mkdir()
+    np.save(place / "mixed/fine.npy", np.zeros((2, 2, G), int))
+    np.save(place / "mixed/flat.npy", np.zeros(4, int))
+    done = CliRunner().invoke(main, ["decode", "mixed", "--out", "back", "--run", "run"])
+    assert done.exit_code == 2
+    assert "mixed/flat.npy: has the shape [4]; codes are a grid of height, width and codes a position" in done.output
+    assert [path.name for path in Path("back").iterdir()] == ["fine.png"]
+
+
+def test_codes_of_another_model_are_told(run: ImageRun) -> None:
+    for codes, says in (
+        (np.full((2, 2, G), K), f"codes from {K} to {K}; the codebook of .* has 0 to {K - 1}"),
+        (np.zeros((2, 2, 1), int), f"has 1 codes a position; .* has {G}"),
+        (np.zeros((2, 2, G)), "holds float64"),
+    ):
+        with pytest.raises(WavevqError, match=says):
+            run.decode(codes)
+    np.save("turned.npy", np.asfortranarray(np.arange(8).reshape(2, 2, 2)))
+    np.testing.assert_array_equal(read_codes("turned.npy", axes=(3,)), np.arange(8).reshape(2, 2, 2))
+
+
+def test_samples_are_written_with_a_sheet_and_a_page(place: Path, run: ImageRun) -> None:
+    words = ("--run", "run", "--sampler", "reference")
+    good("sample", "new", "--label", "dog", "--count", "3", *words)
+    assert sorted(path.name for path in Path("new").iterdir()) == sorted(
+        [*(f"00{i}{suffix}" for i in (1, 2, 3) for suffix in (".npy", ".png")), "index.html", "sheet.png"]
+    )
+    images = np.stack([pixels.read(f"new/00{i}.png") for i in (1, 2, 3)])
+    np.testing.assert_array_equal(pixels.read("new/sheet.png"), pixels.sheet(images, 3))
+    for i, image in enumerate(images, 1):
+        np.testing.assert_array_equal(run.decode(read_codes(f"new/00{i}.npy", axes=(3,))), image)
+    page = Path("new/index.html").read_text()
+    assert page.count("<td>dog</td>") == 3
+    assert page.count("data:image/png;base64,") == 1
+    good("sample", "two", "--label", "dog", "--count", "2", *words)
+    for i in (1, 2):  # an image is what it is alone
+        assert Path(f"two/00{i}.npy").read_bytes() == Path(f"new/00{i}.npy").read_bytes()
+    good("sample", "other", "--label", "dog", "--count", "3", "--seed", "1", *words)
+    assert any(Path(f"other/00{i}.npy").read_bytes() != Path(f"new/00{i}.npy").read_bytes() for i in (1, 2, 3))
+    good("sample", "any", "--count", "2", *words)
+
+
+def test_mistakes_are_told_before_the_work(place: Path) -> None:
+    here = ("--run", "run")
+    assert refused("sample", "new2", "--label", "eel", *here) == "eel: not a class of run; it knows cat, dog"
+    assert refused("sample", "pets", *here).startswith("pets: is there already")
+    assert refused("sample", "new2", "--seconds", "1", *here).startswith("--seconds: is for runs of speech")
+    assert not Path("new2").exists()
+    assert refused("decode", "codes.npy", "out.wav", *here) == "out.wav: the suffix of an image must be .png"
+    speech = "run: is a run of images; what is asked for needs one of speech"
+    assert refused("convert", "a.wav", "b.wav", "--speaker", "cat", *here) == speech
+    assert refused("compress", "a.wav", "b.wvq", *here) == speech
+    assert refused("evaluate", *here) == speech
+    with pytest.raises(WavevqError, match="needs one of speech"):
+        load_run("run")
+    assert isinstance(load_any("run", "cpu"), ImageRun)
+    (place / "broken.png").write_text("no image")
+    assert refused("encode", "broken.png", "c.npy", *here).startswith("broken.png: not an image that can be read")
+
+
+def test_info_tells_of_images(place: Path) -> None:
+    said = " ".join(good("info", "run").split())
+    for part in (
+        "data images, 8 x 8 pixels",
+        "codes 2 x 2 x 2 an image",
+        "classes 2: cat, dog",
+        "pixelcnn, 2 layers, 4 channels, given the class or none",
+        "step 6 of 6, finished; batch 4 images",
+    ):
+        assert part in said
+    np.save("some.npy", np.zeros((2, 2, G), int))
+    assert "shape [2, 2, 2]" in " ".join(good("info", "some.npy", "--run", "run").split())
+    np.save("flat.npy", np.zeros(4, int))
+    assert "these are not its codes" in " ".join(good("info", "flat.npy", "--run", "run").split())
+
+
+def test_an_initial_model_is_a_function_of_its_seed() -> None:
+    one, other, third = (build_model(recipe(seed=seed), 2).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], third[name]) for name in one)

@@ -1,0 +1,50 @@
+"""The commands. Everything heavy is imported inside them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from wavevq import __version__
+from wavevq.cli import measures, speech, training
+from wavevq.cli.options import INTERRUPTED, MISTAKE
+from wavevq.errors import WavevqError
+
+
+class Commands(click.Group):
+    """A user's mistake is told in its lines, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WavevqError as error:
+            for line in str(error).splitlines():
+                click.echo(f"wavevq: {line}", err=True)
+            ctx.exit(MISTAKE)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wavevq")
+def main() -> None:
+    """Speech as discrete codes: train a VQ-VAE, encode, decode, convert voices."""
+
+
+for command in (
+    training.train,
+    training.enroll,
+    training.demo,
+    training.download,
+    speech.encode,
+    speech.decode,
+    speech.convert,
+    speech.compress,
+    speech.decompress,
+    speech.sample,
+    measures.evaluate,
+    measures.scoreboard,
+    measures.info,
+):
+    main.add_command(command)

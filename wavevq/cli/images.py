@@ -1,0 +1,86 @@
+"""What encode, decode and sample do for a run of images; their options are those for speech."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wavevq.cli import options
+from wavevq.errors import WavevqError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wavevq.image_run import ImageRun
+    from wavevq.sampling import Backend, Precision
+
+
+def meant(run: str | None) -> bool:
+    """Whether the run that is named, as for ``find_run``, is of images."""
+    from wavevq.run_folder import find_run, read_recipe
+
+    return read_recipe(find_run(run)).data.signal == "images"
+
+
+def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
+    from wavevq import image_files
+    from wavevq.jobs import CODES, plan
+    from wavevq.pixels import SUFFIXES
+
+    console = options.console()
+    trained = load(run, console)
+    jobs = plan(paths, out, takes=SUFFIXES, gives=CODES, streams=options.streams())
+    image_files.encode(trained, jobs, console)
+
+
+def decode(
+    paths: tuple[str, ...],
+    out: str | None,
+    label: str | None,
+    run: str | None,
+    sampler: Backend,
+    precision: Precision,
+    **how: Any,
+) -> None:
+    from wavevq import image_files
+    from wavevq.files import Sampling
+    from wavevq.jobs import CODES, PNG, plan
+
+    console = options.console()
+    sampling = Sampling(**how)
+    trained = load(run, console, sampler, precision)
+    jobs = plan(paths, out, takes=[CODES], gives=PNG, streams=options.streams())
+    image_files.decode(trained, jobs, label, sampling, console)
+
+
+def sample(
+    folder: str,
+    count: int,
+    label: str | None,
+    run: str | None,
+    sampler: Backend,
+    precision: Precision,
+    **how: Any,
+) -> None:
+    from wavevq import image_files
+    from wavevq.files import Sampling
+
+    given = click.get_current_context().get_parameter_source
+    for name in ("seconds", "prime", "guidance"):
+        if given(name) == click.core.ParameterSource.COMMANDLINE:
+            raise WavevqError(f"--{name}: is for runs of speech, and this one is of images")
+    console = options.console()
+    sampling = Sampling(**how)
+    trained = load(run, console, sampler, precision)
+    image_files.sample(trained, Path(folder), count, console, label=label, sampling=sampling)
+
+
+def load(name: str | None, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16") -> ImageRun:
+    """As ``options.load``."""
+    from wavevq.image_run import load_image_run
+
+    run = load_image_run(name, sampler=sampler, precision=precision)
+    options.tell(name, run.folder, console)
+    return run

@@ -1,0 +1,75 @@
+"""The commands that measure and describe."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from wavevq.cli import options
+from wavevq.errors import WavevqError
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="NAME", help="This metric alone; may be repeated.")
+@click.option("--output", metavar="DIR", help="Where the results go; by default evaluation/ in the run's folder.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override data.root or a value of evaluation."
+)
+@options.run
+def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ...], run: str | None) -> None:
+    """Measure a run on held-out clips: a table, evaluation.json and a report page with plots and audio.
+
+    \b
+    wavevq evaluate --run runs/digits --only codebook --set data.root=/data/fsdd
+    """
+    from wavevq import evaluation
+
+    evaluation.check(only)
+    console = options.console(stderr=False)
+    trained = options.load(run, console, "auto", enrolled=False)
+    folder = Path(output) if output else trained.folder / evaluation.FOLDER
+    evaluation.evaluate(trained, only, folder, overrides, console)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[FILES or FOLDERS...]")
+@click.option("--markdown", metavar="FILE", help="Also write the table there: a new file, or between a file's marks.")
+def scoreboard(paths: tuple[str, ...], markdown: str | None) -> None:
+    """The paper's numbers beside ours, from evaluations and the results of studies; by default the checkout's.
+
+    A folder stands for the .json files in it and in its evaluation/. The newest file with a figure counts.
+
+    \b
+    wavevq scoreboard runs/digits --markdown board.md
+    """
+    from wavevq import scoreboard as board
+
+    board.scoreboard(
+        [Path(path) for path in paths], Path(markdown) if markdown else None, options.console(stderr=False)
+    )
+
+
+@click.command()
+@click.argument("what", metavar="RUN|FILE", required=False)
+@options.run
+def info(what: str | None, run: str | None) -> None:
+    """Describe a run (by default the one that the other commands would take), a file of codes, or a .wvq file.
+
+    For codes, --run names the run whose rate and hop give their duration.
+    """
+    from wavevq import about
+    from wavevq.jobs import PACKED
+
+    file = what is not None and (what == "-" or Path(what).is_file())
+    packed = file and Path(str(what)).suffix.lower() == PACKED
+    if what is not None and run is not None and (packed or not file):
+        raise WavevqError(f"{what}: no file of codes; --run goes with one")
+    if packed:
+        table = about.of_packed(Path(str(what)))
+    elif what is not None and file:
+        table = about.of_codes(sys.stdin.buffer if what == "-" else what, what, run)
+    else:
+        table = about.of_run(what if what is not None else run)
+    options.console(stderr=False).print(table)

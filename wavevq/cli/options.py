@@ -1,0 +1,100 @@
+"""What commands share: options, exit codes, the run they load, and where their messages go."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from rich.console import Console
+
+    from wavevq.run import Run
+    from wavevq.sampling import Backend, Precision
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MISTAKE, INTERRUPTED = 2, 130  # exit codes; click's own mistakes are 2 as well
+
+
+def paths(command: F) -> F:
+    command = click.argument("paths", nargs=-1, required=True, metavar="IN [OUT]")(command)
+    return click.option("--out", metavar="DIR", help="For several inputs and folders: where outputs go.")(command)
+
+
+def run(command: F) -> F:
+    said = "A run's folder, or its name under runs/; by default $WAVEVQ_RUN, else the newest finished one."
+    return click.option("--run", metavar="RUN", help=said)(command)
+
+
+def sampling(command: F) -> F:
+    for option in (
+        click.option(
+            "--precision",
+            type=click.Choice(["bfloat16", "float32"]),
+            default="bfloat16",
+            show_default=True,
+            help="How the sampler stores the weights; it calculates in float32.",
+        ),
+        click.option(
+            "--sampler",
+            type=click.Choice(["auto", "reference", "cpu", "gpu"]),
+            default="auto",
+            show_default=True,
+            help="What draws the samples; only auto chooses.",
+        ),
+        click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest classes."),
+        click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1 is less random."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal audio."),
+    ):
+        command = option(command)
+    return command
+
+
+LABEL = "--speaker", "--label", "speaker"  # names of one option: a class of images is to them what a speaker is
+SPEAKER = click.option("--speaker", required=True, metavar="S", help="Whose voice; wavevq info lists them.")
+
+
+def load(
+    name: str | None,
+    console: Console,
+    sampler: Backend | None = None,
+    precision: Precision = "bfloat16",
+    enrolled: bool = True,
+) -> Run:
+    """The run that is meant; says which where it was not named, and what draws.
+
+    sampler: None where nothing is sampled, and no time to be lost on importing what would.
+    """
+    from wavevq.run import load_run
+
+    run = load_run(name, sampler=sampler or "reference", precision=precision, enrolled=enrolled)
+    run.codebook()  # every command that loads a model works on codes
+    tell(name, run.folder, console)
+    if sampler is not None:
+        console.print(f"sampler: {run.sampler}", soft_wrap=True, highlight=False)
+    return run
+
+
+def tell(name: str | None, folder: Path, console: Console) -> None:
+    """Says which run was taken where none was named."""
+    if not name:
+        by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
+        console.print(f"run: {folder} ({by})", soft_wrap=True, highlight=False)
+
+
+def console(stderr: bool = True) -> Console:
+    """Where messages go: standard error for the commands whose output may be piped."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def streams() -> tuple[BinaryIO, BinaryIO]:
+    return sys.stdin.buffer, sys.stdout.buffer

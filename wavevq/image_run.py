@@ -1,0 +1,159 @@
+"""A trained run of images: the model in a run folder, which encodes, decodes and draws.
+
+run = load_image_run("runs/cifar10-20261121-090000")
+codes = run.encode(read("in.png", run.size))
+image = run.decode(codes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wavevq.codes_file import refuse_noncodes
+from wavevq.contracts import GridSampler
+from wavevq.decoders import sampler_for
+from wavevq.errors import WavevqError
+from wavevq.noise import CODES, derived, uniform
+from wavevq.pixels import Pixels, to_images, to_signal
+from wavevq.prior import Prior
+from wavevq.recipe import Recipe
+from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run
+from wavevq.run_folder import find_run, read_recipe, read_speakers
+from wavevq.sampling import Backend, Precision, choose_grid
+from wavevq.vqvae import VqVae
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """A trained model and what belongs to it.
+
+    labels: names of the classes, in the order of their numbers. size: H and W of its images. step: training steps that
+    its weights have seen. sampler: what draws pixels, None where the decoder needs none. prior: of codes, with what
+    draws from it, or None where none has been trained.
+    """
+
+    folder: Path
+    recipe: Recipe
+    labels: tuple[str, ...]
+    model: VqVae
+    step: int
+    size: int
+    sampler: Any
+    prior: tuple[Prior, GridSampler] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def label(self, name: str | None) -> int:
+        """The number of a class, or 0 of None where the decoder needs none. Raises WavevqError for an unknown one."""
+        if name is None and not self.model.decoder.labelled:
+            return 0
+        if name not in self.labels:
+            said = "its decoder needs a class" if name is None else f"{name}: not a class"
+            raise WavevqError(f"{said} of {self.folder}; it knows {', '.join(self.labels)}")
+        return self.labels.index(name)
+
+    @torch.no_grad()
+    def encode(self, image: Pixels) -> NDArray[np.int64]:
+        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]`` whose sides are multiples of the hop."""
+        codebook(self.folder, self.recipe)
+        x = to_signal(image[None]).to(self.device)
+        codes = self.model.encode(x, torch.tensor([x.shape[2]], device=self.device)).codes
+        assert codes is not None
+        return codes[0].cpu().numpy()
+
+    @torch.no_grad()
+    def decode(
+        self, codes: NDArray[np.integer[Any]], label: str | None = None, *, seed: int = 0, stream: int = 0
+    ) -> Pixels:
+        """The image uint8 ``[h x hop, w x hop, 3]`` that codes ``[h, w, G]`` tell of, of any height and width.
+
+        The expected one; a decoder whose pixels depend on each other draws one, with stream ``stream`` of ``seed``.
+        Raises WavevqError for codes of another codebook.
+        """
+        found = torch.from_numpy(self.check_codes(codes))[None].to(self.device)
+        shape = (1, 3, *(side * self.model.hop for side in codes.shape[:2]))
+        noise = uniform(seed, [stream], int(np.prod(shape))).view(shape).to(self.device)
+        number = torch.tensor([self.label(label)], device=self.device)
+        x = self.model.decoder.reconstruct(self.model.bottleneck.lookup(found), number, noise, self.sampler)
+        image: Pixels = to_images(x)[0]
+        return image
+
+    @torch.no_grad()
+    def sample_codes(
+        self,
+        labels: Sequence[str | None],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        streams: Sequence[int] | None = None,
+    ) -> NDArray[np.int64]:
+        """New codes int64 ``[N, h, w, G]`` from the prior, of images of the classes named, None for no one's.
+
+        The i-th draws from stream i of ``seed``, or its own of ``streams``, as it does alone. Raises WavevqError where
+        the run has no prior, or one that cannot do what is asked.
+        """
+        check_sampling(seed, temperature, top_p)
+        prior, sampler = self.trained_prior()
+        if any(name is not None for name in labels) and not (prior.labels or self.model.decoder.labelled):
+            raise WavevqError(f"{self.folder}: knows no classes that an image could be asked of")
+        if None in labels and prior.labels and not prior.drop:
+            raise WavevqError(f"{self.folder}: its prior needs a class of {', '.join(self.labels)}")
+        known = [prior.nobody if name is None else min(self.label(name), prior.nobody) for name in labels]
+        grid = self.recipe.grid
+        noise = uniform(derived(seed, CODES), streams or range(len(labels)), int(np.prod(grid))).to(self.device)
+        label = torch.tensor(known, device=self.device)
+        return prior.sample_grid(label, noise.view(-1, *grid), sampler, temperature, top_p).cpu().numpy()
+
+    def trained_prior(self) -> tuple[Prior, GridSampler]:
+        """The prior and what draws from it. Raises WavevqError where none has been trained."""
+        if self.prior is None:
+            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+        return self.prior
+
+    def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
+        """Codes as int64 ``[h, w, G]``. Raises WavevqError, with ``name``, where they are not this model's."""
+        size, groups = codebook(self.folder, self.recipe), self.recipe.grid[2]
+        refuse_noncodes(codes.dtype, codes.shape, name, 3)
+        if codes.shape[2] != groups:
+            raise WavevqError(f"{name}: has {codes.shape[2]} codes a position; {self.folder} has {groups}")
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= size:
+            raise WavevqError(f"{name}: codes from {low} to {high}; the codebook of {self.folder} has 0 to {size - 1}")
+        return codes.astype(np.int64)
+
+
+def load_image_run(
+    name: str | Path | None = None,
+    device: str | torch.device | None = None,
+    sampler: Backend = "auto",
+    precision: Precision = "bfloat16",
+) -> ImageRun:
+    """The run of images in a folder, or of that name under ``runs/``; arguments and errors as ``run.load_run``'s."""
+    folder = find_run(name)
+    recipe, labels = read_recipe(folder), read_speakers(folder)
+    recipe.grid  # noqa: B018  raises where it is none of images
+    device = device or default_device(sampler)
+    model, step = load_model(folder, recipe, len(labels))
+    learned = load_prior(folder, recipe, len(labels))
+    prior = None if learned is None else (learned.eval().to(device), choose_grid(sampler, precision))
+    model = model.eval().to(device)
+    draws = sampler_for(model.decoder, sampler, precision)
+    return ImageRun(folder, recipe, labels, model, step, recipe.train.crop, draws, prior)
+
+
+def load_any(name: str | Path | None = None, device: str | torch.device | None = None) -> Run | ImageRun:
+    """A run as it was trained, whatever it is of; arguments and errors as ``run.load_run``'s."""
+    folder = find_run(name)
+    if read_recipe(folder).data.signal == "images":
+        return load_image_run(folder, device)
+    return load_run(folder, device, enrolled=False)

@@ -1,0 +1,117 @@
+"""How the work on many files is told: bars while it lasts, counts, speed and mistakes at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from wavevq.errors import WavevqError
+
+T = TypeVar("T")
+
+
+class Told:
+    """Counts what is done, collects what is wrong, and says both at the end."""
+
+    def __init__(self, did: str, work: str, console: Console, audio: bool = True) -> None:
+        self.did, self.work, self.console, self.audio = did, work, console, audio
+        self.files, self.seconds, self.worked = 0, 0.0, 0.0
+        self.wrong: list[str] = []
+        self.started = time.monotonic()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """A mistake in one file leaves the others to be done."""
+        try:
+            yield
+        except WavevqError as error:
+            self.wrong.append(str(error))
+
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """What is done here is the work whose speed is told."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.worked += time.monotonic() - started
+
+    def awaited(self, coming: Iterable[T]) -> Iterator[T]:
+        """The same; waiting for them is no work."""
+        every = iter(coming)
+        while True:
+            started = time.monotonic()
+            try:
+                one = next(every)
+            except StopIteration:
+                return
+            finally:
+                self.worked -= time.monotonic() - started
+            yield one
+
+    def add(self, seconds: float = 0.0) -> None:
+        """One output, of so many seconds of audio, is written."""
+        self.files += 1
+        self.seconds += seconds
+
+    def end(self) -> None:
+        """Prints how long it took. Raises WavevqError, a line for each input that could not be used."""
+        if self.files:
+            count = "1 file" if self.files == 1 else f"{self.files} files"
+            heard = f", {self.seconds:.2f} s of audio," if self.audio else ""
+            speed = f", {self.seconds / self.worked:.3g} times real time" if self.audio else ""
+            self.console.print(
+                f"{self.did} {count}{heard} in {time.monotonic() - self.started:.2f} s; "
+                f"{self.work}: {self.worked:.2f} s{speed}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        if self.wrong:
+            raise WavevqError("\n".join(self.wrong))
+
+
+class RealTime(ProgressColumn):
+    """Seconds of audio a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.3g} times real time" if task.speed else "")
+
+
+def with_bar(jobs: Sequence[T], label: str, console: Console) -> Iterator[T]:
+    with _bar(label, len(jobs), console, MofNCompleteColumn()) as advance:
+        for job in jobs:
+            yield job
+            advance(1)
+
+
+def seconds_bar(
+    total: float, console: Console, label: str = "sampling"
+) -> AbstractContextManager[Callable[[float], None]]:
+    return _bar(label, total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
+
+
+def codes_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
+    return _bar("drawing codes", total, console, MofNCompleteColumn())
+
+
+@contextmanager
+def _bar(label: str, total: float, console: Console, *columns: ProgressColumn) -> Iterator[Callable[[float], None]]:
+    """A progress bar on a terminal; call what it yields with what has been done since."""
+    shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
+    with Progress(*shown, console=console, disable=not (total and console.is_terminal)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
