@@ -30,8 +30,9 @@ from rich.console import Console
 
 from wavevq.audio import replacing
 from wavevq.build import build_corpus
-from wavevq.demo import trained
+from wavevq.demo import finish
 from wavevq.errors import WavevqError
+from wavevq.image_run import ImageRun, load_any
 from wavevq.recipe import Recipe, Schedule, Speech, load_recipe
 from wavevq.run import Run
 from wavevq.run_folder import PRIOR, SUMMARY
@@ -40,7 +41,7 @@ from wavevq.train.log import read_metrics
 ROOT = Path(__file__).parent.parent
 Figures = dict[str, float]
 Record = dict[str, Any]  # of one cell, as it stands in the file of results
-Measure = Callable[[Run, Any], Figures]  # of a finished run and its corpus
+Measure = Callable[[Any, Any], Figures]  # of a finished run and its corpus
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Options:
         return word.replace(self.root, "PATH") if self.root else word
 
 
-def validated(run: Run, corpus: Any) -> Figures:
+def validated(run: Run | ImageRun, corpus: Any) -> Figures:
     """The figures of the run's last validation, over all validation clips."""
     line = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
     return {key: value for key, value in line.items() if key not in ("finished", "step", "kind", "seconds")}
@@ -153,7 +154,9 @@ def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Reco
     """Train and measure a cell, and keep its record."""
     recipe = cell.resolved(given.overrides)
     given.out.mkdir(parents=True, exist_ok=True)
-    run = trained(recipe, given.out / cell.name.replace(" ", "-"), console)
+    place = given.out / cell.name.replace(" ", "-")
+    finish(recipe, place, console)
+    run = load_any(place)
     record = {
         "recipe": cell.recipe,
         "set": [*cell.overrides, *given.more],

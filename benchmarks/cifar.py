@@ -21,7 +21,7 @@ from wavevq.evaluate.joint import codes_of
 from wavevq.evaluate.likelihood import measure
 from wavevq.evaluate.rate import counts
 from wavevq.evaluate.rate import measure as measure_rate
-from wavevq.run import Run
+from wavevq.image_run import ImageRun
 from wavevq.vimco import VimcoVae
 
 PAPER = {"VQ-VAE": 4.67, "VAE": 4.51, "VIMCO": 5.14}  # section 4.1, 250,000 steps
@@ -49,7 +49,7 @@ COLUMNS = {
 }
 
 
-def figures(run: Run, corpus: Corpus) -> Figures:
+def figures(run: ImageRun, corpus: Corpus) -> Figures:
     """Measured on the corpus's own test images, where it has some."""
     split: Split = "test" if corpus.split("test") else "val"
     batch, seed = run.recipe.evaluation.batch, run.recipe.seed

@@ -57,13 +57,13 @@ def test_a_cell_is_trained_once(
     cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = []
-    train = cells.trained
+    train = cells.finish
 
     def watched(recipe: Any, folder: Path, console: Any) -> Any:
         trained.append(folder.name)
         return train(recipe, folder, console)
 
-    monkeypatch.setattr(cells, "trained", watched)
+    monkeypatch.setattr(cells, "finish", watched)
     first = command(cells, place, monkeypatch, "first")
     assert trained == ["2-steps"]
     both = command(cells, place, monkeypatch)
