@@ -66,7 +66,12 @@ class Run:
 
     def codebook(self) -> int:
         """K, its codes being 0 to K - 1. Raises WavevqError for a model without codes."""
-        return codebook(self.folder, self.recipe)
+        return codebook(self.folder, self.recipe, self.model)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The speakers: what a run of whatever signal has."""
+        return self.speakers
 
     @property
     def trained_speakers(self) -> tuple[str, ...]:
@@ -347,12 +352,12 @@ def default_device(sampler: Backend) -> str:
     return "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
 
 
-def codebook(folder: Path, recipe: Recipe) -> int:
+def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
     """K of a run. Raises WavevqError where its model has no codes."""
-    if recipe.model.bottleneck.codes is None:
+    if model.bottleneck.codes is None:
         kind = recipe.model.bottleneck.kind
         raise WavevqError(f"{folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
-    return recipe.model.bottleneck.codes
+    return model.bottleneck.codes
 
 
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:

@@ -100,6 +100,11 @@ class Subject:
         return self.store.split(self.plan.split)
 
     @property
+    def seconds(self) -> float:
+        """Of ``clips``."""
+        return round(sum(clip.length for clip in self.clips) / self.rate, 3)
+
+    @property
     def learned(self) -> list[StoredClip]:
         """The training clips, for what must be fitted on others than it is measured on.
 
