@@ -303,6 +303,8 @@ def test_samples_are_written_with_a_sheet_and_a_page(place: Path, run: ImageRun)
     good("sample", "other", "--label", "dog", "--count", "3", "--seed", "1", *words)
     assert any(Path(f"other/00{i}.npy").read_bytes() != Path(f"new/00{i}.npy").read_bytes() for i in (1, 2, 3))
     good("sample", "any", "--count", "2", *words)
+    both = run.sample_codes(["dog", "cat"], seed=5)
+    np.testing.assert_array_equal(run.sample_codes(["cat"], seed=5, streams=[1])[0], both[1])
 
 
 def test_mistakes_are_told_before_the_work(place: Path) -> None:
