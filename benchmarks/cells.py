@@ -29,11 +29,11 @@ import torch
 from rich.console import Console
 
 from wavevq.audio import replacing
-from wavevq.build import build_store
-from wavevq.data.store import Store
-from wavevq.demo import trained
+from wavevq.build import build_corpus
+from wavevq.demo import finish
 from wavevq.errors import WavevqError
-from wavevq.recipe import Recipe, Schedule, load_recipe
+from wavevq.image_run import ImageRun, load_any
+from wavevq.recipe import Recipe, Schedule, Speech, load_recipe
 from wavevq.run import Run
 from wavevq.run_folder import PRIOR, SUMMARY
 from wavevq.train.log import read_metrics
@@ -41,7 +41,7 @@ from wavevq.train.log import read_metrics
 ROOT = Path(__file__).parent.parent
 Figures = dict[str, float]
 Record = dict[str, Any]  # of one cell, as it stands in the file of results
-Measure = Callable[[Run, Store], Figures]
+Measure = Callable[[Any, Any], Figures]  # of a finished run and its corpus
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Study:
     name: str
     tables: Mapping[str, Sequence[Cell]]
     columns: Mapping[str, str]
-    measure: Measure = lambda run, store: validated(run, store)
+    measure: Measure = lambda run, corpus: validated(run, corpus)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Options:
         return word.replace(self.root, "PATH") if self.root else word
 
 
-def validated(run: Run, store: Store) -> Figures:
+def validated(run: Run | ImageRun, corpus: Any) -> Figures:
     """The figures of the run's last validation, over all validation clips."""
     line = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
     return {key: value for key, value in line.items() if key not in ("finished", "step", "kind", "seconds")}
@@ -154,19 +154,21 @@ def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Reco
     """Train and measure a cell, and keep its record."""
     recipe = cell.resolved(given.overrides)
     given.out.mkdir(parents=True, exist_ok=True)
-    run = trained(recipe, given.out / cell.name.replace(" ", "-"), console)
+    place = given.out / cell.name.replace(" ", "-")
+    finish(recipe, place, console)
+    run = load_any(place)
     record = {
         "recipe": cell.recipe,
         "set": [*cell.overrides, *given.more],
         "recipe_sha256": digest(recipe),
-        "data": f"{recipe.data.kind}, {recipe.speech.rate} Hz",
+        "data": f"{recipe.data.kind}, {positions(recipe)} {'Hz' if isinstance(recipe.data, Speech) else 'pixels'}",
         "steps": run.step,
         "seed": recipe.seed,
         "seconds_of_steps": round(seconds_of_steps(run.folder, recipe), 1),
         "hardware": f"{processor()}, {given.threads} threads",
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(given.public, sys.argv[1:])]),
         "date": datetime.now().date().isoformat(),
-        "figures": measure(run, build_store(recipe)),
+        "figures": measure(run, build_corpus(recipe)),
     }
     records = {**records_in(given.json), cell.name: record}
     with replacing(given.json) as partial:
@@ -199,17 +201,23 @@ def seconds_of_steps(folder: Path, recipe: Recipe) -> float:
 
     A prior of its own stage is a part of it.
     """
-    stages: list[tuple[Path, Schedule, float]] = [(folder, recipe.train, recipe.speech.rate)]
+    unit = "audio_seconds" if isinstance(recipe.data, Speech) else "images"
+    stages: list[tuple[Path, Schedule, float]] = [(folder, recipe.train, positions(recipe))]
     if recipe.prior and not recipe.prior.joint:
-        stages.append((folder / PRIOR, recipe.prior, recipe.speech.rate / recipe.hop))
+        stages.append((folder / PRIOR, recipe.prior, positions(recipe) / recipe.hop))
     seconds = 0.0
     for place, plan, rate in stages:
         before = 0
         for line in read_metrics(place, "train"):
-            audio = (line["step"] - before) * plan.batch * plan.crop / rate
-            seconds += audio / line["audio_seconds_per_second"]
+            signal = (line["step"] - before) * plan.batch * plan.crop / rate
+            seconds += signal / line[f"{unit}_per_second"]
             before = line["step"]
     return seconds
+
+
+def positions(recipe: Recipe) -> int:
+    """Of a second of speech, or of an image's first axis."""
+    return recipe.data.rate if isinstance(recipe.data, Speech) else recipe.data.size
 
 
 def processor() -> str:

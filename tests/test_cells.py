@@ -10,8 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+
+from wavevq import pixels
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -54,13 +57,13 @@ def test_a_cell_is_trained_once(
     cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = []
-    train = cells.trained
+    train = cells.finish
 
     def watched(recipe: Any, folder: Path, console: Any) -> Any:
         trained.append(folder.name)
         return train(recipe, folder, console)
 
-    monkeypatch.setattr(cells, "trained", watched)
+    monkeypatch.setattr(cells, "finish", watched)
     first = command(cells, place, monkeypatch, "first")
     assert trained == ["2-steps"]
     both = command(cells, place, monkeypatch)
@@ -148,6 +151,15 @@ def test_the_collapse_labs_figures(
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
 
 
+def test_seconds_of_steps_are_those_between_lines(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 steps of 8 crops of a second, then 50: 800 s at 4 a second and 400 at 8."""
+    speeds = [{"step": 100, "audio_seconds_per_second": 4.0}, {"step": 150, "audio_seconds_per_second": 8.0}]
+    monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
+    plan = SimpleNamespace(batch=8, crop=8000)
+    recipe = SimpleNamespace(train=plan, data=SimpleNamespace(rate=8000), prior=None)
+    assert cells.seconds_of_steps(Path(), recipe) == 250
+
+
 def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> None:
     """One more octave of steps, one more of the logit, from -2 at 1,024 steps: ln(0.8 / 0.2) after 3.386 of them."""
     plan = __import__("curve")
@@ -191,6 +203,8 @@ def test_clusters_learn_their_phones_from_training_clips(cells: Any, tmp_path: P
 def test_a_corpus_elsewhere_is_the_same_cell(
     cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, small_corpus: Path
 ) -> None:
+    text = (place / "tiny.yaml").read_text()
+    (place / "tiny.yaml").write_text(text.replace(str(small_corpus), "nowhere"))
     made = command(cells, place, monkeypatch, "first", "--root", str(small_corpus))
     assert made["2 steps"]["command"].endswith("first --root PATH")
     assert str(small_corpus) not in (place / "found.json").read_text()
@@ -201,3 +215,51 @@ def test_each_speaker_is_left_out_once(cells: Any) -> None:
     plan = __import__("enroll")
     for speaker in plan.SPEAKERS:
         assert plan.cell(speaker).resolved().data.without == (speaker,)
+
+
+# --- images -------------------------------------------------------------------------------------------------
+
+
+def test_the_cifar_study_from_training_to_its_figures(
+    cells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its three cells on images of 8 x 8 pixels: bounds that hold together, and the paper's figure in every row."""
+    plan = __import__("cifar")
+    random = np.random.default_rng(0)
+    for kind, light in (("dark", 60), ("light", 190)):
+        (tmp_path / "corpus" / kind).mkdir(parents=True)
+        for i in range(6):
+            image = np.clip(light + random.normal(0, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+            pixels.write(tmp_path / "corpus" / kind / f"{i}.png", image)
+    tree = yaml.safe_load((BENCHMARKS.parent / plan.RECIPE).read_text())
+    narrow = {"channels": 4, "residual": 4, "residual_blocks": 1}
+    for part in ("encoder", "decoder"):
+        tree["model"][part] |= narrow
+    tree["model"]["encoder"]["groups"] = 2
+    tree["data"] = {"kind": "images", "root": str(tmp_path / "corpus"), "size": 8, "held_out": 0.3}
+    tree["prior"] |= {"steps": 2, "batch": 2, "network": {"kind": "pixelcnn", "layers": 2, "residual": 4, "gate": 4}}
+    tree["evaluation"] = {"batch": 4, "sampled": 0}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    tiny = [replace(cell, recipe=str(tmp_path / "tiny.yaml")) for cell in plan.TABLE]
+    words = ["cifar.py", "--json", "found.json", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--set", "train.steps=3", "--set", "train.batch=2"])
+    records = cells.study(cells.Study("cifar", {"cifar": tiny}, plan.COLUMNS, plan.figures), "")
+    assert records.keys() == plan.PAPER.keys()
+    for name, record in records.items():
+        found = record["figures"]
+        assert record["data"] == "images, 8 pixels"
+        assert found["paper_bits_per_dim"] == plan.PAPER[name]
+        assert found["images"] == 4
+        assert found["seconds"] > 0
+        both = found["distortion_bits_per_dim"] + found["rate_bits_per_dim"]
+        if name == "VIMCO":  # of 50 samples: tighter than the mean of one
+            assert 0 < found["bits_per_dim"] < both + 0.05
+        else:
+            assert found["bits_per_dim"] == pytest.approx(both)
+    codes = records["VQ-VAE"]["figures"]
+    # 2 x 2 positions of two codes of nine bits, for 8 x 8 x 3 values
+    assert codes["rate_bits_per_dim"] == pytest.approx(2 * 2 * 2 * 9 / (8 * 8 * 3))
+    learned = codes["learned_rate_bits_per_dim"] + codes["distortion_bits_per_dim"]
+    assert codes["learned_bits_per_dim"] == pytest.approx(learned)
+    assert "| VIMCO | 5.14 |" in capsys.readouterr().out
