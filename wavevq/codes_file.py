@@ -65,7 +65,10 @@ def read_header(source: BinaryIO, name: str) -> tuple[int, np.dtype[Any]]:
     """
     versions: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     try:
-        version = npy.read_magic(source)
+        try:
+            version = npy.read_magic(source)
+        except ValueError:
+            raise WavevqError(f"{name}: not a .npy file of codes") from None
         if version not in versions:
             raise ValueError(f"version {version}")
         shape, _, dtype = versions[version](source)

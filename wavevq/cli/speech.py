@@ -145,8 +145,8 @@ def decompress(
 @click.command()
 @click.argument("folder", metavar="[OUTDIR]", default="samples")
 @click.option("--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many clips.")
-@click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
-@click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="Of a clip at most, after the prime.")
+@click.option("--prime", metavar="IN", help="A recording that every clip begins with and goes on from.")
 @click.option("--speaker", metavar="S", help="Whose voice; by default each clip's is drawn by the seed.")
 @click.option(
     "--guidance",
@@ -154,7 +154,8 @@ def decompress(
     default=1.0,
     show_default=True,
     metavar="W",
-    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); by the reference sampler, slowly.",
+    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); for a prior that was trained with "
+    "drop_speaker, by the reference sampler, slowly.",
 )
 @options.sampling
 @options.run
@@ -170,7 +171,7 @@ def sample(
     precision: Precision,
     **how: Any,
 ) -> None:
-    """Speech from nothing: new codes from the run's prior, as audio, codes and a page in OUTDIR."""
+    """Speech from nothing: new codes from the run's prior, as audio, codes and a page in OUTDIR (samples)."""
     from wavevq import generate
     from wavevq.audio import read
 
