@@ -148,6 +148,15 @@ def test_the_collapse_labs_figures(
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
 
 
+def test_seconds_of_steps_are_those_between_lines(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 steps of 8 crops of a second, then 50: 800 s at 4 a second and 400 at 8."""
+    speeds = [{"step": 100, "audio_seconds_per_second": 4.0}, {"step": 150, "audio_seconds_per_second": 8.0}]
+    monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
+    plan = SimpleNamespace(batch=8, crop=8000)
+    recipe = SimpleNamespace(train=plan, data=SimpleNamespace(rate=8000), prior=None)
+    assert cells.seconds_of_steps(Path(), recipe) == 250
+
+
 def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> None:
     """One more octave of steps, one more of the logit, from -2 at 1,024 steps: ln(0.8 / 0.2) after 3.386 of them."""
     plan = __import__("curve")
@@ -191,6 +200,8 @@ def test_clusters_learn_their_phones_from_training_clips(cells: Any, tmp_path: P
 def test_a_corpus_elsewhere_is_the_same_cell(
     cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, small_corpus: Path
 ) -> None:
+    text = (place / "tiny.yaml").read_text()
+    (place / "tiny.yaml").write_text(text.replace(str(small_corpus), "nowhere"))
     made = command(cells, place, monkeypatch, "first", "--root", str(small_corpus))
     assert made["2 steps"]["command"].endswith("first --root PATH --threads 1")
     assert str(small_corpus) not in (place / "found.json").read_text()
