@@ -72,7 +72,7 @@ def test_a_cell_is_trained_once(
     assert both["2 steps"] == first["2 steps"]
     assert (both["3 steps"]["steps"], both["3 steps"]["command"]) == (
         3,
-        "python benchmarks/tried.py --json found.json --threads 1",
+        "python benchmarks/tried.py --threads 1",
     )
     assert 0 < both["3 steps"]["figures"]["bits_per_sample"] < 20
     row = f"| 3 steps | {both['3 steps']['figures']['bits_per_sample']:.4g} | – |"
@@ -206,7 +206,7 @@ def test_a_corpus_elsewhere_is_the_same_cell(
     text = (place / "tiny.yaml").read_text()
     (place / "tiny.yaml").write_text(text.replace(str(small_corpus), "nowhere"))
     made = command(cells, place, monkeypatch, "first", "--root", str(small_corpus))
-    assert made["2 steps"]["command"].endswith("first --root PATH")
+    assert made["2 steps"]["command"].endswith("first --root PATH --threads 1")
     assert str(small_corpus) not in (place / "found.json").read_text()
     assert command(cells, place, monkeypatch, "--list", "first") == made
 

@@ -34,14 +34,16 @@ from wavevq.files import AT_ONCE
 from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
-from wavevq.recipe import Recipe, overridden
+from wavevq.recipe import Evaluation, Recipe, overridden
 from wavevq.run import Run, codebook
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
 # What --set may change: nothing that the trained model depends on.
-PLACES, OPTIONS = ("data.root", "data.alignments"), "evaluation."
+PLACES = ("data.root", "data.alignments")
+IN_TRAINING = {"clips", "sampled", "sampled_seconds"}  # of the recipe's evaluation: what only a training looks at
+OPTIONS = tuple(f"evaluation.{key}" for key in Evaluation.model_fields if key not in IN_TRAINING)
 
 
 def evaluate(
@@ -116,9 +118,9 @@ def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
 
 def with_overrides(run: Run | ImageRun, overrides: tuple[str, ...]) -> Recipe:
     """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
-    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES and not one.startswith(OPTIONS)]
+    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES + OPTIONS]
     if wrong:
-        allowed = f"{', '.join(PLACES)} and {OPTIONS}*: the run is trained"
+        allowed = f"{', '.join(PLACES + OPTIONS)}: the run is trained"
         raise WavevqError("\n".join(f"--set {one}: may not change here, only {allowed}" for one in wrong))
     return overridden(run.recipe.model_dump(mode="json"), overrides, str(run.folder / RECIPE))
 

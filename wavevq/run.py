@@ -180,7 +180,10 @@ class Run:
     def trained_prior(self) -> tuple[Prior, Sampler]:
         """The prior and what draws from it. Raises WavevqError where none has been trained."""
         if self.prior is None:
-            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+            lacking = "its recipe needs a prior section, and training"
+            if self.recipe.prior is not None:
+                lacking = f"wavevq train RECIPE --stage prior --run {self.folder} trains it"
+            raise WavevqError(f"{self.folder}: has no trained prior; {lacking}")
         return self.prior
 
     @torch.no_grad()

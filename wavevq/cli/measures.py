@@ -61,12 +61,15 @@ def info(what: str | None, run: str | None) -> None:
     For codes, --run names the run whose rate and hop give their duration.
     """
     from wavevq import about
-    from wavevq.jobs import PACKED
+    from wavevq.jobs import CODES, PACKED
 
     file = what is not None and (what == "-" or Path(what).is_file())
-    packed = file and Path(str(what)).suffix.lower() == PACKED
+    suffix = Path(what or "").suffix.lower()
+    if what is not None and not file and suffix in (CODES, PACKED):
+        raise WavevqError(f"{what}: there is no such file")
+    packed = file and suffix == PACKED
     if what is not None and run is not None and (packed or not file):
-        raise WavevqError(f"{what}: no file of codes; --run goes with one")
+        raise WavevqError(f"{what}: --run goes with a {CODES} file of codes only")
     if packed:
         table = about.of_packed(Path(str(what)))
     elif what is not None and file:
