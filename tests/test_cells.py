@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from wavevq import pixels
+from wavevq.recipe import Cifar10, Folder
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -156,8 +157,19 @@ def test_seconds_of_steps_are_those_between_lines(cells: Any, monkeypatch: pytes
     speeds = [{"step": 100, "audio_seconds_per_second": 4.0}, {"step": 150, "audio_seconds_per_second": 8.0}]
     monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
     plan = SimpleNamespace(batch=8, crop=8000)
-    recipe = SimpleNamespace(train=plan, data=SimpleNamespace(rate=8000), prior=None)
+    recipe = SimpleNamespace(train=plan, data=Folder(kind="folder", rate=8000), prior=None)
     assert cells.seconds_of_steps(Path(), recipe) == 250
+
+
+def test_seconds_of_steps_of_images(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 steps of 8 images, then 50, at 4 and 8 a second; the prior's the same."""
+    speeds = [{"step": 100, "images_per_second": 4.0}, {"step": 150, "images_per_second": 8.0}]
+    monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
+    plan, prior = SimpleNamespace(batch=8, crop=32), SimpleNamespace(batch=8, crop=8, joint=None)
+    recipe = SimpleNamespace(train=plan, data=Cifar10(kind="cifar10"), prior=None, hop=4)
+    assert cells.seconds_of_steps(Path(), recipe) == 250
+    recipe.prior = prior
+    assert cells.seconds_of_steps(Path(), recipe) == 500
 
 
 def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> None:
