@@ -73,7 +73,8 @@ class Study:
 class Options:
     """tables: those asked for. out: where the run folders go. json: the file of results.
 
-    root: the corpus's folder, where a recipe needs one. more: overrides of every recipe.
+    root: the corpus's folder, where a recipe needs one. more: overrides of every recipe. words: what of the command
+    line the figures depend on, without this machine's places.
     """
 
     tables: tuple[str, ...]
@@ -83,15 +84,12 @@ class Options:
     more: tuple[str, ...]
     list: bool
     threads: int
+    words: tuple[str, ...]
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """Of every recipe, the corpus's folder included."""
         return (*((f"data.root={self.root}",) if self.root else ()), *self.more)
-
-    def public(self, word: str) -> str:
-        """A word of the command line without this machine's place of the corpus."""
-        return word.replace(self.root, "PATH") if self.root else word
 
 
 def validated(run: Run | ImageRun, corpus: Any) -> Figures:
@@ -141,7 +139,9 @@ def options(plan: Study, description: str) -> Options:
         parser.error("--set: makes other cells than those of the results; name a file for them with --json")
     torch.set_num_threads(given.threads)
     tables = tuple(given.tables) or tuple(plan.tables)
-    return Options(tables, given.out, given.json, given.root, tuple(given.set), given.list, given.threads)
+    root = ("--root", "PATH") if given.root else ()
+    words = (*given.tables, *root, "--threads", str(given.threads), *(f"--set={one}" for one in given.set))
+    return Options(tables, given.out, given.json, given.root, tuple(given.set), given.list, given.threads, words)
 
 
 def finished(cell: Cell, given: Options) -> Record | None:
@@ -166,7 +166,7 @@ def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Reco
         "seed": recipe.seed,
         "seconds_of_steps": round(seconds_of_steps(run.folder, recipe), 1),
         "hardware": f"{processor()}, {given.threads} threads",
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(given.public, sys.argv[1:])]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given.words]),
         "date": datetime.now().date().isoformat(),
         "figures": measure(run, build_corpus(recipe)),
     }

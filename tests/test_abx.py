@@ -100,6 +100,19 @@ def test_contexts_do_not_mix() -> None:
     assert measure(every, frames, HOP).within == 0.0
 
 
+def test_errors_are_averaged_over_contexts_then_speakers_then_pairs() -> None:
+    """Two phones with each other: ann 0 in one context and 1 in another, bob 0 in one. Two others: ann 1."""
+    every: list[Item] = []
+    frames: list[np.ndarray] = []
+    right, wrong = (0, 0, 0.5), (0, 0.2, 0.15)  # twice the phone, once the other; the second is all wrong, as above
+    cells = [("ann", 1, 0, right), ("ann", 2, 0, wrong), ("bob", 1, 0, right), ("ann", 3, 2, wrong)]
+    for speaker, context, phone, angles in cells:
+        for place, angle in enumerate(angles):
+            every.append(Item(len(every), 0, HOP, phone if place < 2 else 1, (context, context), speaker))
+            frames.append(np.array([unit(angle)], np.float32))
+    assert measure(every, frames, HOP).within == pytest.approx((((0 + 1) / 2 + 0) / 2 + 1) / 2)
+
+
 def test_codes_are_equal_or_not() -> None:
     said, speakers, names = speech(60)
     codes = [features([clip], "phone")[0].argmax(axis=1)[:, None].astype(np.float32) for clip in said]

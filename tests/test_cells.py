@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from wavevq import pixels
+from wavevq.recipe import Cifar10, Folder
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -72,7 +73,7 @@ def test_a_cell_is_trained_once(
     assert both["2 steps"] == first["2 steps"]
     assert (both["3 steps"]["steps"], both["3 steps"]["command"]) == (
         3,
-        "python benchmarks/tried.py --json found.json --threads 1",
+        "python benchmarks/tried.py --threads 1",
     )
     assert 0 < both["3 steps"]["figures"]["bits_per_sample"] < 20
     row = f"| 3 steps | {both['3 steps']['figures']['bits_per_sample']:.4g} | – |"
@@ -151,6 +152,26 @@ def test_the_collapse_labs_figures(
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
 
 
+def test_seconds_of_steps_are_those_between_lines(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 steps of 8 crops of a second, then 50: 800 s at 4 a second and 400 at 8."""
+    speeds = [{"step": 100, "audio_seconds_per_second": 4.0}, {"step": 150, "audio_seconds_per_second": 8.0}]
+    monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
+    plan = SimpleNamespace(batch=8, crop=8000)
+    recipe = SimpleNamespace(train=plan, data=Folder(kind="folder", rate=8000), prior=None)
+    assert cells.seconds_of_steps(Path(), recipe) == 250
+
+
+def test_seconds_of_steps_of_images(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 steps of 8 images, then 50, at 4 and 8 a second; the prior's the same."""
+    speeds = [{"step": 100, "images_per_second": 4.0}, {"step": 150, "images_per_second": 8.0}]
+    monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
+    plan, prior = SimpleNamespace(batch=8, crop=32), SimpleNamespace(batch=8, crop=8, joint=None)
+    recipe = SimpleNamespace(train=plan, data=Cifar10(kind="cifar10"), prior=None, hop=4)
+    assert cells.seconds_of_steps(Path(), recipe) == 250
+    recipe.prior = prior
+    assert cells.seconds_of_steps(Path(), recipe) == 500
+
+
 def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> None:
     """One more octave of steps, one more of the logit, from -2 at 1,024 steps: ln(0.8 / 0.2) after 3.386 of them."""
     plan = __import__("curve")
@@ -194,8 +215,10 @@ def test_clusters_learn_their_phones_from_training_clips(cells: Any, tmp_path: P
 def test_a_corpus_elsewhere_is_the_same_cell(
     cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, small_corpus: Path
 ) -> None:
+    text = (place / "tiny.yaml").read_text()
+    (place / "tiny.yaml").write_text(text.replace(str(small_corpus), "nowhere"))
     made = command(cells, place, monkeypatch, "first", "--root", str(small_corpus))
-    assert made["2 steps"]["command"].endswith("first --root PATH")
+    assert made["2 steps"]["command"].endswith("first --root PATH --threads 1")
     assert str(small_corpus) not in (place / "found.json").read_text()
     assert command(cells, place, monkeypatch, "--list", "first") == made
 

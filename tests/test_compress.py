@@ -307,8 +307,8 @@ def test_the_commands(run: Run, tmp_path: Path, make_audio: Callable[..., Path])
         (["compress", tmp_path / "in" / "0.wav", tmp_path / "a.wvq", "--speaker", "zoe"], "zoe: not a speaker of"),
         (["compress", tmp_path / "in" / "0.wav", tmp_path / "a.wav", "--speaker", "ann"], r"suffix of .* \.wvq"),
         (["decompress", tmp_path / "1.npy", tmp_path / "a.wav"], r"1\.npy: not a \.wvq file"),
-        (["info", tmp_path / "small" / "1.wvq"], r"1\.wvq: no file of codes; --run goes with one"),
-        (["info", tmp_path / "none.wvq"], r"none\.wvq: no file of codes; --run goes with one"),
+        (["info", tmp_path / "small" / "1.wvq"], r"1\.wvq: --run goes with a \.npy file of codes only"),
+        (["info", tmp_path / "none.wvq"], r"none\.wvq: there is no such file"),
         (["decompress", tmp_path / "none.wvq", tmp_path / "a.wav"], r"none\.wvq: cannot be read \(no such file"),
     ):
         said = wavevq(*words, *named, error=2)

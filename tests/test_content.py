@@ -15,7 +15,7 @@ import torch
 import torchaudio
 from sounds import WORDS, figures
 
-from wavevq.audio import Signal
+from wavevq.audio import Signal, level
 from wavevq.data.store import Store
 from wavevq.evaluate import content, recognise
 from wavevq.evaluate.metric import NotMeasured
@@ -42,6 +42,14 @@ def test_a_model_that_says_one_word(store: Store) -> None:
     found = figures(content.metric(sounds.subject_of(store, hears=False)))
     assert found["words, original"] == 1
     assert found["words, reconstruction"] == found["words, shuffled codes"] == pytest.approx(1 / 3)
+
+
+def test_the_original_is_judged_after_mu_law_as_all_that_a_model_says(store: Store) -> None:
+    subject = sounds.subject_of(store)
+    heard, bent = subject.judged_as("original"), subject.heard("mu-law")
+    for one, other, clip in zip(heard, bent, subject.heard("original"), strict=True):
+        assert np.array_equal(one, level(other, slice(None)))
+        assert not np.array_equal(one, level(clip, slice(None)))
 
 
 def known(take: int) -> bool:

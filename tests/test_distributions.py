@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wavevq.nn.distributions import (
+    FIRST_LOG_SCALE,
     LEAST_LOG_SCALE,
     Categorical,
     Gaussian,
@@ -194,7 +195,7 @@ def test_a_softmax_has_the_entropy_of_its_classes() -> None:
 def test_a_logistic_has_its_differential_entropy() -> None:
     """log s + 2 nats with s in values, where the scale is much over a value's width and the edges are far."""
     scale = 6 / 127.5
-    given = torch.tensor([0.0, 0.1, math.log(scale)], dtype=torch.float64).repeat(3).view(1, 9, 1, 1)
+    given = torch.tensor([0.0, 0.1, math.log(scale) - FIRST_LOG_SCALE], dtype=torch.float64).repeat(3).view(1, 9, 1, 1)
     # The deviation of a logistic's nats is 1: 0.007 bits of the mean of 40,000 x 3; four of them
     assert bits_of_own_samples(Logistics(), given) == pytest.approx((math.log(6) + 2) / math.log(2), abs=0.02)
 
@@ -202,14 +203,14 @@ def test_a_logistic_has_its_differential_entropy() -> None:
 def test_a_gaussian_has_its_differential_entropy() -> None:
     """log(s sqrt(2 pi e)) and what dequantising costs, 1 / 24 s^2 of it by the noise's own variance."""
     s = 6.0
-    given = torch.tensor([-0.2, math.log(s / 127.5)], dtype=torch.float64).repeat(3).view(1, 6, 1, 1)
+    given = torch.tensor([-0.2, math.log(s / 127.5) - FIRST_LOG_SCALE], dtype=torch.float64).repeat(3).view(1, 6, 1, 1)
     expected = math.log(s * math.sqrt(2 * math.pi * math.e)) / math.log(2)
     assert bits_of_own_samples(Gaussian(), given) == pytest.approx(expected, abs=0.02)  # as above, deviation 0.7
 
 
 def test_uniform_dequantisation_in_closed_form_is_its_mean_over_noise() -> None:
     pixels = Gaussian(1)
-    given = torch.tensor([0.3, math.log(0.8 / 127.5)], dtype=torch.float64).view(1, 2, 1, 1)
+    given = torch.tensor([0.3, math.log(0.8 / 127.5) - FIRST_LOG_SCALE], dtype=torch.float64).view(1, 2, 1, 1)
     mean, deviation = (0.3 + 1) * 127.5, 0.8
     noise = (torch.arange(10_000).double() + 0.5) / 10_000 - 0.5
     for value in (164, 165, 166, 200):
@@ -237,7 +238,7 @@ def scales(pixels: Pixels) -> list[int]:
 def test_the_mean_is_that_of_the_tables(pixels: Pixels) -> None:
     """Where nothing lies beyond the edges. Of the second colour too, over all 256 values of the first."""
     given = parameters(pixels, 1, spread=0.3)[:1, :, :, :1]
-    given[:, scales(pixels)] -= 3.5
+    given[:, scales(pixels)] -= 3.5 + FIRST_LOG_SCALE
     signal = torch.arange(256).double() / 127.5 - 1
     first = pixels.table(given, torch.empty(1, 0, 1, 1, dtype=torch.int64)).exp().flatten()
     found = pixels.mean(given).flatten()

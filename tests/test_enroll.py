@@ -98,6 +98,11 @@ def test_the_new_voice_is_heard_better_than_any_known_one(place: Path, run: Run)
     found = [bits(speaking(decoder, row), pieces, 4, run.model.hop) for row in table]
     each = dict(zip(run.speakers, found, strict=True))
     assert each["eve"] < min(each["ann"], each["bob"]) - 0.1
+    assert told["nearest"] == min(("ann", "bob"), key=each.__getitem__)
+    [*_, measured] = shares(pieces, 0)
+    for name, when in ((told["nearest"], "before"), ("eve", "after")):
+        voice = speaking(decoder, table[run.speakers.index(name)])
+        assert bits(voice, measured, 4, run.model.hop) == pytest.approx(told[f"bits_per_sample_{when}"], rel=1e-5)
 
 
 def test_the_commands_know_the_speaker(place: Path, run: Run, tmp_path: Path) -> None:

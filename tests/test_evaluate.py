@@ -102,6 +102,7 @@ def test_only_the_metrics_that_are_named(finished: Path) -> None:
     [
         (["--only", "codebok"], "--only codebok: there is no such metric; there are codebook, likelihood"),
         (["--set", "train.steps=3"], "--set train.steps=3: may not change here"),
+        (["--set", "evaluation.clips=3"], "--set evaluation.clips=3: may not change here"),
         (["--set", "evaluation.judged=0"], "evaluation.judged: 0 is not allowed"),
         (["--set", "data.root=/nowhere"], "/nowhere"),
         (["--output", __file__], f"{__file__}: cannot be made (file exists)"),

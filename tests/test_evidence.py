@@ -12,7 +12,16 @@ from torch import Tensor
 from wavevq.audio import mu_law_decode
 from wavevq.build import build_model
 from wavevq.contracts import Batch
-from wavevq.evaluate.evidence import distortions, enumerate_signal, enumerated, longest, prior_bits, sequences
+from wavevq.evaluate.evidence import (
+    Enumerated,
+    _gaps,
+    distortions,
+    enumerate_signal,
+    enumerated,
+    longest,
+    prior_bits,
+    sequences,
+)
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
 from wavevq.recipe import parse_recipe
@@ -90,6 +99,13 @@ def test_the_sum_is_never_more_than_the_best_term_nor_that_more_than_the_encoder
         found = enumerated(-(shares / shares.sum()).log2(), 900 * torch.rand(20, generator=generator).double(), own)
         assert found.summed <= found.best <= found.own
         assert found.found == (found.best == found.own)
+
+
+def test_the_figures_of_several_signals_by_hand() -> None:
+    """Gaps of 1 and 3 bits in signals of 10 samples: posteriors of 1/2 and 1/8, whose mean is told."""
+    signals = [Enumerated(own=2.0, best=1.5, summed=1.0, found=False), Enumerated(5.0, 5.0, 2.0, True)]
+    found = [figure.value for figure in _gaps(signals, "uniform", 10)]
+    assert found == pytest.approx([0.35, 0.325, 0.15, 2, 3, 0.2, 5 / 16, 0.5])
 
 
 # --- every sequence -----------------------------------------------------------------------------------------

@@ -283,6 +283,10 @@ def test_training_images_are_squares_anywhere_mirrored_or_not(counting: ImageSto
     assert len(seen) == 18
     assert min(seen.values()) > 67 - 48
     assert max(seen.values()) < 67 + 48
+    mirrored = sum(count for (_, _, side), count in seen.items() if side)
+    assert abs(mirrored - 600) < 6 * 17  # half of 1,200, standard deviation 17
+    mirrored = sum(count for (_, _, side), count in seen.items() if side)
+    assert abs(mirrored - 600) < 6 * 17  # half of 1,200, standard deviation 17
 
 
 def test_validation_images_are_the_middle_of_each_once(counting: ImageStore) -> None:
@@ -346,6 +350,13 @@ def test_the_middle_square_is_what_is_kept(tmp_path: Path) -> None:
     square = noise(1, 16)[0]
     Image.fromarray(square).save(tmp_path / "square.png")
     np.testing.assert_array_equal(pixels.read(tmp_path / "square.png", 16), square)
+
+
+def test_a_smaller_image_is_the_mean_of_the_larger(tmp_path: Path) -> None:
+    board = (np.indices((40, 40)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
+    Image.fromarray(board).save(tmp_path / "board.png")
+    found = pixels.read(tmp_path / "board.png", 10)
+    np.testing.assert_allclose(found, 127.5, atol=10)  # the filter's ripple
 
 
 def test_written_images_are_read_again(tmp_path: Path) -> None:

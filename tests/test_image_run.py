@@ -21,9 +21,10 @@ from wavevq.codes_file import read_codes
 from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
 from wavevq.data.image_store import ImageStore
 from wavevq.errors import WavevqError
-from wavevq.evaluate import rate
+from wavevq.evaluate import pictures, rate
 from wavevq.evaluate.codebook import entropy_bits
 from wavevq.evaluate.likelihood import derangement, encode_all, measure
+from wavevq.evaluate.record import read_record
 from wavevq.evaluate.validation import Validator
 from wavevq.image_run import ImageRun, load_any, load_image_run
 from wavevq.recipe import Evaluation, Recipe, parse_recipe
@@ -302,6 +303,8 @@ def test_samples_are_written_with_a_sheet_and_a_page(place: Path, run: ImageRun)
     good("sample", "other", "--label", "dog", "--count", "3", "--seed", "1", *words)
     assert any(Path(f"other/00{i}.npy").read_bytes() != Path(f"new/00{i}.npy").read_bytes() for i in (1, 2, 3))
     good("sample", "any", "--count", "2", *words)
+    both = run.sample_codes(["dog", "cat"], seed=5)
+    np.testing.assert_array_equal(run.sample_codes(["cat"], seed=5, streams=[1])[0], both[1])
 
 
 def test_mistakes_are_told_before_the_work(place: Path) -> None:
@@ -314,12 +317,64 @@ def test_mistakes_are_told_before_the_work(place: Path) -> None:
     speech = "run: is a run of images; what is asked for needs one of speech"
     assert refused("convert", "a.wav", "b.wav", "--speaker", "cat", *here) == speech
     assert refused("compress", "a.wav", "b.wvq", *here) == speech
-    assert refused("evaluate", *here) == speech
     with pytest.raises(WavevqError, match="needs one of speech"):
         load_run("run")
     assert isinstance(load_any("run", "cpu"), ImageRun)
     (place / "broken.png").write_text("no image")
     assert refused("encode", "broken.png", "c.npy", *here).startswith("broken.png: not an image that can be read")
+
+
+def test_evaluate(place: Path, run: ImageRun, corpus: ImageStore) -> None:
+    sets = ("--set", "evaluation.judged=4", "--run", "run", "--output", "measured")
+    good("evaluate", *sets)
+    record = read_record(Path("measured/evaluation.json"))
+    assert (record.clips, record.speakers, record.codes, record.hop, record.judged) == (6, 2, K, HOP, 4)
+    value = {(section.metric, figure.name): figure.value for section in record.sections for figure in section.figures}
+    found = measure(run.model, corpus, "val", batch=3, limit=None, others=None, seed=0)
+    codes = 2 * 2 * G / (3 * SIZE * SIZE)
+    assert value["bits_per_dim", "distortion"] == pytest.approx(found.bits)
+    assert value["bits_per_dim", "rate, uniform prior"] == pytest.approx(codes * np.log2(K))
+    assert value["bits_per_dim", "total, uniform prior"] == pytest.approx(found.bits + codes * np.log2(K))
+    learned = json.loads((place / "run/prior/summary.json").read_text())["bits_per_code"]
+    assert value["bits_per_dim", "rate, learned prior"] == pytest.approx(codes * learned, rel=1e-4)
+    assert value["image_codebook", "codes"] == 6 * 2 * 2 * G
+    assert value["image_samples", "nearest training image, least"] > 0
+    page = Path("measured/evaluation.html").read_text()
+    assert page.count('class="pixels"') == 3
+    only = refused("evaluate", "--only", "abx", "--run", "run")
+    assert only.startswith("--only abx: there is no such metric; there are bits_per_dim, image_codebook, image_")
+    said = refused("evaluate", "--set", "evaluation.split=test", "--run", "run")
+    assert said == "data: the corpus holds no image of the split test, so there is nothing to measure on"
+
+
+def test_signal_to_noise() -> None:
+    image = np.full((1, 4, 4, 3), 100, np.uint8)
+    assert pictures.psnr(image, image + 5) == pytest.approx(20 * np.log10(255 / 5))
+    half = image.copy()
+    half[:, :2] += 10
+    assert pictures.psnr(image, half) == pytest.approx(20 * np.log10(255 / 50**0.5))
+
+
+def test_a_training_image_is_nearest_to_itself(corpus: ImageStore) -> None:
+    training = corpus.split("train")
+    taken = np.stack([corpus.pixels[training[i].row] for i in (3, 0, 7)])
+    places, distances = pictures.nearest(taken, corpus)
+    assert places.tolist() == [3, 0, 7]
+    assert distances.tolist() == [0, 0, 0]
+    moved = taken.copy()
+    moved[:, 0, 0, 0] ^= 1
+    places, distances = pictures.nearest(moved, corpus)
+    assert places.tolist() == [3, 0, 7]
+    np.testing.assert_allclose(distances, (1 / moved[0].size) ** 0.5, rtol=1e-6)
+
+
+def test_a_map_has_a_colour_for_each_code() -> None:
+    codes = np.arange(12).reshape(3, 4, 1)
+    shown = pictures.code_map(codes, 12, 2)
+    assert shown.shape == (6, 8, 3)
+    assert len({tuple(colour) for colour in shown.reshape(-1, 3)}) == 12
+    assert (shown[:2, :2] == shown[0, 0]).all()
+    np.testing.assert_array_equal(shown[2, 6], pictures.code_map(np.full((1, 1, 2), 7), 12, 1)[0, 0])
 
 
 def test_info_tells_of_images(place: Path) -> None:

@@ -370,8 +370,14 @@ def test_stages_and_recipes_that_make_no_sense_are_refused(place: Path, monkeypa
         ("prior.joint={weigth: 1}", "prior.joint.weigth: unknown key; allowed are weight, tau"),
         ("prior.joint={weight: -1}", "prior.joint.weight: -1 is not allowed"),
         ("prior.joint={tau: 0}", "prior.joint.tau: 0 is not allowed"),
-        ("prior.steps=3", "recipe: prior.steps: joint training goes by the train section; leave it out"),
-        ("prior.crop=3", "recipe: prior.crop: joint training goes by the train section; leave it out"),
+        (
+            "prior.steps=3",
+            "recipe: prior.steps: joint training goes by train; the recipe must leave this out",
+        ),
+        (
+            "prior.crop=3",
+            "recipe: prior.crop: joint training goes by train; the recipe must leave this out",
+        ),
         ("train.crop=8", "recipe: train.crop 8 is one code; joint training wants two or more"),
     ],
 )

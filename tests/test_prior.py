@@ -501,7 +501,10 @@ def test_samples_from_the_command_line(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert re.search(r"file/c: cannot be made \(not a directory\)$", result.stderr)
     primed = [*words, "--speaker", "ann", "--prime", "corpus/ann/ann_4.wav", str(tmp_path / "d")]
-    assert CliRunner().invoke(main, primed).exit_code == 0
+    result = CliRunner().invoke(main, primed)
+    assert result.exit_code == 0
+    assert "every clip begins with the prime" in result.stderr
+    assert "whose codes are those of the recording given" in (tmp_path / "d" / "index.html").read_text()
     own = load_run(run)
     from wavevq.audio import read
 

@@ -11,7 +11,7 @@ import pytest
 import sounds
 from sounds import RATE, figures, say
 
-from wavevq.audio import Signal
+from wavevq.audio import Signal, resample
 from wavevq.evaluate import reconstruction
 from wavevq.evaluate.metric import NotMeasured
 from wavevq.evaluate.probes import BANDS
@@ -103,6 +103,10 @@ def test_stoi_of_a_clip_and_of_noise() -> None:
     worse = intelligibility(clips, [clip + noise() for clip in clips], ["ann"] * 4, RATE)
     assert worse is not None
     assert worse < 0.8
+    # At another rate it is the same speech; what the resampling itself changes is less than 0.02.
+    louder = [resample(clip + noise(), RATE, 2 * RATE) for clip in clips]
+    other = intelligibility([resample(clip, RATE, 2 * RATE) for clip in clips], louder, ["ann"] * 4, 2 * RATE)
+    assert other == pytest.approx(worse, abs=0.02)
     # Where the original is silent, nothing is to be understood.
     pauses = [np.concatenate([clip, np.zeros_like(clip)]) for clip in clips]
     filled = [np.concatenate([clip, noise()[: len(clip)]]) for clip in clips]

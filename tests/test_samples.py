@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -111,6 +113,20 @@ def test_a_prior_whose_clips_are_words_of_their_speakers(tmp_path: Path) -> None
     assert (found["length, median"], found["ended by the prior"]) == (pytest.approx(0.4), 1)
     mute = figures(samples.metric(sounds.subject_of(store, judged=9, speaks=False)))
     assert mute["own speaker"] == mute["own speaker, chance"]  # all are ann's
+
+
+def test_the_floor_is_the_same_codes_in_random_order(tmp_path: Path) -> None:
+    subject = sounds.subject_of(sounds.spoken_corpus(tmp_path), judged=3)
+    given: dict[str, list[np.ndarray]] = {}
+
+    def draw(codes: Sequence[np.ndarray], voices: Sequence[str], streams: Sequence[int], what: str) -> list[Signal]:
+        given[what] = list(codes)
+        return subject.draw([np.zeros(len(one), np.int64) for one in codes], voices, streams, what)
+
+    samples.metric(replace(subject, draw=draw, compose=lambda voices, frames: [np.arange(20)] * len(voices)))
+    ordered, scrambled = given.values()
+    for one, other in zip(ordered, scrambled, strict=True):
+        assert one.tolist() == sorted(other) != other.tolist()
 
 
 def test_without_a_prior_nothing_is_sampled(tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ def _header(
     """Shape, order in memory and type of what a .npy stream holds; errors as ``read_header``."""
     versions: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     try:
-        version = npy.read_magic(source)
+        try:
+            version = npy.read_magic(source)
+        except ValueError:
+            raise WavevqError(f"{name}: not a .npy file of codes") from None
         if version not in versions:
             raise ValueError(f"version {version}")
         shape, by_columns, dtype = versions[version](source)

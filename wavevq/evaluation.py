@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,42 +17,53 @@ from rich.table import Table as RichTable
 
 from wavevq import __version__
 from wavevq.audio import Signal, make_folder
-from wavevq.build import build_store, build_words
+from wavevq.build import build_corpus, build_store, build_words
 from wavevq.data.batches import grouped
+from wavevq.data.corpora import Split
+from wavevq.data.corpus import Corpus
+from wavevq.data.image_store import ImageStore
 from wavevq.errors import WavevqError
-from wavevq.evaluate.metric import EXTRA, Figure, Findings, NotMeasured, Plot, Table
-from wavevq.evaluate.metrics import METRICS
+from wavevq.evaluate.metric import EXTRA, Figure, Findings, Metric, NotMeasured, Plot, Sheet, Table
+from wavevq.evaluate.metrics import IMAGE_METRICS, METRICS
+from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
 from wavevq.experiment import encoded
 from wavevq.files import AT_ONCE
+from wavevq.image_run import ImageRun
+from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
-from wavevq.recipe import Recipe, overridden
-from wavevq.run import Run
+from wavevq.recipe import Evaluation, Recipe, overridden
+from wavevq.run import Run, codebook
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
 # What --set may change: nothing that the trained model depends on.
-PLACES, OPTIONS = ("data.root", "data.alignments"), "evaluation."
+PLACES = ("data.root", "data.alignments")
+IN_TRAINING = {"clips", "sampled", "sampled_seconds"}  # of the recipe's evaluation: what only a training looks at
+OPTIONS = tuple(f"evaluation.{key}" for key in Evaluation.model_fields if key not in IN_TRAINING)
 
 
-def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console) -> Record:
+def evaluate(
+    run: Run | ImageRun, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console
+) -> Record:
     """Measure a run by every metric, or by ``only`` some, and write RECORD and PAGE into ``folder``.
 
     Raises WavevqError for an unknown metric, one of ``only`` that cannot be had here, a value that may not be set,
     a folder that cannot be made, and a corpus that is not the run's.
     """
     started = time.monotonic()
-    check(only)
+    metrics = metrics_of(run.recipe)
+    check(only, metrics)
     recipe = with_overrides(run, overrides)
     make_folder(folder / RECORD)
-    subject = subject_of(run, recipe, console)
+    subject = subject_of(run, recipe, console) if isinstance(run, Run) else image_subject_of(run, recipe, console)
     measured: list[tuple[Section, Findings]] = []
-    for name in dict.fromkeys(only or METRICS):
+    for name in dict.fromkeys(only or metrics):
         console.print(f"{name} ...", highlight=False)
-        measured.append(measure(name, subject, bool(only)))
+        measured.append(measure(name, metrics[name], subject, bool(only)))
     record = Record(
         format=FORMAT,
         wavevq=__version__,
@@ -62,19 +73,23 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
         model=weights(run.folder / CHECKPOINTS),
         prior=weights(prior_folder(run.folder, run.recipe) / CHECKPOINTS) if run.prior else None,
         data=recipe.data.kind,
-        speakers=len(run.speakers),
+        speakers=len(run.labels),
         codes=subject.size,
-        rate=run.rate,
-        hop=subject.hop,
+        rate=run.rate if isinstance(run, Run) else 0,
+        hop=run.model.hop,
         split=recipe.evaluation.split,
         clips=len(subject.clips),
-        seconds=round(sum(clip.length for clip in subject.clips) / subject.rate, 3),
+        seconds=subject.seconds,
         judged=subject.judged,
         seed=subject.seed,
         sections=tuple(section for section, _ in measured),
         took=round(time.monotonic() - started, 1),
     )
-    console.print(f"{record.run}: {record.clips} clips of {record.split}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{record.run}: {record.clips} {'clips' if record.rate else 'images'} of {record.split}",
+        soft_wrap=True,
+        highlight=False,
+    )
     for one in tables(record):
         console.print(one)
     for path in (write_record(record, folder / RECORD), page(record, [one for _, one in measured], folder / PAGE)):
@@ -85,22 +100,27 @@ def evaluate(run: Run, only: Sequence[str], folder: Path, overrides: tuple[str, 
 # --- what is measured ---------------------------------------------------------------------------------------
 
 
-def check(only: Sequence[str]) -> None:
+def metrics_of(recipe: Recipe) -> Mapping[str, Metric]:
+    """The metrics of its signal."""
+    return METRICS if recipe.data.signal == "speech" else IMAGE_METRICS
+
+
+def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
     """Raises WavevqError for a metric that there is not, and NotMeasured for one whose packages are missing."""
     for name in only:
-        if name not in METRICS:
-            raise WavevqError(f"--only {name}: there is no such metric; there are {', '.join(METRICS)}")
+        if name not in metrics:
+            raise WavevqError(f"--only {name}: there is no such metric; there are {', '.join(metrics)}")
     for name in only:
-        lacking = [package for package in METRICS[name].packages if importlib.util.find_spec(package) is None]
+        lacking = [package for package in metrics[name].packages if importlib.util.find_spec(package) is None]
         if lacking:
             raise NotMeasured(f"--only {name}: {EXTRA} ({', '.join(lacking)} is missing)")
 
 
-def with_overrides(run: Run, overrides: tuple[str, ...]) -> Recipe:
+def with_overrides(run: Run | ImageRun, overrides: tuple[str, ...]) -> Recipe:
     """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
-    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES and not one.startswith(OPTIONS)]
+    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES + OPTIONS]
     if wrong:
-        allowed = f"{', '.join(PLACES)} and {OPTIONS}*: the run is trained"
+        allowed = f"{', '.join(PLACES + OPTIONS)}: the run is trained"
         raise WavevqError("\n".join(f"--set {one}: may not change here, only {allowed}" for one in wrong))
     return overridden(run.recipe.model_dump(mode="json"), overrides, str(run.folder / RECIPE))
 
@@ -111,14 +131,8 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
     Raises WavevqError for a run without codes, a corpus of other speakers, and where nothing is held out.
     """
     run.codebook()
-    store = build_store(recipe)
-    if store.speakers != run.speakers:
-        raise WavevqError(
-            f"{run.folder}: knows the speakers {', '.join(run.speakers)}; the corpus has {', '.join(store.speakers)}"
-        )
-    split = recipe.evaluation.split
-    if not store.split(split):
-        raise WavevqError(f"data: the corpus holds no clip of the split {split}, so there is nothing to measure on")
+    store, split = build_store(recipe), recipe.evaluation.split
+    refuse_unfit(run, store, split)
     console.print(store.describe(), soft_wrap=True, highlight=False)
     console.print(f"measured: the split {split}; sampler: {run.sampler}", soft_wrap=True, highlight=False)
     newest = newest_checkpoint(run.folder) / AVERAGE
@@ -155,17 +169,57 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
     )
 
 
-def measure(name: str, subject: Subject, asked: bool) -> tuple[Section, Findings]:
+def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSubject:
+    """What the metrics of images are given; errors as ``subject_of``."""
+    codebook(run.folder, run.recipe, run.model)
+    corpus = build_corpus(recipe)
+    assert isinstance(corpus, ImageStore), "of a recipe of images"
+    refuse_unfit(run, corpus, recipe.evaluation.split)
+    console.print(corpus.describe(), soft_wrap=True, highlight=False)
+    newest = newest_checkpoint(run.folder) / AVERAGE
+
+    def show(codes: Sequence[NDArray[np.int64]], labels: Sequence[str | None], what: str) -> Pixels:
+        console.print(f"  decoding {len(codes)} images: {what}", highlight=False)
+        there = enumerate(zip(codes, labels, strict=True))
+        return np.stack([run.decode(one, label, seed=recipe.seed, stream=i) for i, (one, label) in there])
+
+    return ImageSubject(
+        model=run.model,
+        prior=run.prior[0] if run.prior else None,
+        corpus=corpus,
+        plan=recipe.evaluation,
+        seed=recipe.seed,
+        encoded=lambda split: encoded(run.model, newest, corpus, split),
+        show=show,
+        compose=lambda labels: run.sample_codes(labels, seed=recipe.seed),
+        say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
+    )
+
+
+def refuse_unfit(run: Run | ImageRun, corpus: Corpus, split: Split) -> None:
+    """Raises WavevqError for a corpus of other labels than the run's, and where nothing is there to be measured on."""
+    if corpus.labels != run.labels:
+        several = "speakers" if corpus.whose == "speaker" else "classes"
+        raise WavevqError(
+            f"{run.folder}: knows the {several} {', '.join(run.labels)}; the corpus has {', '.join(corpus.labels)}"
+        )
+    if not corpus.split(split):
+        raise WavevqError(
+            f"data: the corpus holds no {corpus.items[:-1]} of the split {split}, so there is nothing to measure on"
+        )
+
+
+def measure(name: str, metric: Metric, subject: Subject | ImageSubject, asked: bool) -> tuple[Section, Findings]:
     """One metric. Where it cannot be had: a row that says why, or NotMeasured where it was ``asked`` for."""
     started = time.monotonic()
     note = ""
     try:
-        found = METRICS[name].measure(subject)
+        found = metric.measure(subject)
     except NotMeasured as reason:
         if asked:
             raise NotMeasured(f"--only {name}: {reason}") from None
         found, note = Findings((), str(reason)), str(reason)
-    return Section(name, METRICS[name].title, found.figures, round(time.monotonic() - started, 1), note), found
+    return Section(name, metric.title, found.figures, round(time.monotonic() - started, 1), note), found
 
 
 def weights(folder: Path) -> Weights:
@@ -174,7 +228,7 @@ def weights(folder: Path) -> Weights:
     return Weights(read_state(newest)["step"], fingerprint(newest))
 
 
-def command(run: Run, only: Sequence[str], overrides: Sequence[str]) -> str:
+def command(run: Run | ImageRun, only: Sequence[str], overrides: Sequence[str]) -> str:
     """The command line, without this machine's places: PATH stands for those of the corpus."""
     words = ["wavevq", "evaluate", "--run", run.folder.resolve().name]
     words += [word for name in only for word in ("--only", name)]
@@ -211,10 +265,16 @@ def page(record: Record, findings: Sequence[Findings], path: Path) -> Path:
     """The report: one file that stands alone."""
     report = Report(f"{record.run}, measured")
     trained = f"{record.model.step} training steps" + (f", prior {record.prior.step}" if record.prior else "")
+    of = f"of the split {record.split} of {record.data}"
+    if record.rate:
+        measured = (
+            f"{record.clips} clips {of}, {record.seconds:.1f} s, {record.rate} Hz, {record.speakers} speakers. "
+            f"K = {record.codes}, {record.rate / record.hop:.4g} codes/s"
+        )
+    else:
+        measured = f"{record.clips} images {of}, {record.speakers} classes. K = {record.codes}"
     report.text(
-        f"{record.clips} clips of the split {record.split} of {record.data}, {record.seconds:.1f} s, {record.rate} Hz, "
-        f"{record.speakers} speakers. K = {record.codes}, {record.rate / record.hop:.4g} codes/s. {trained}. "
-        f"wavevq {record.wavevq}, {record.date}, seed {record.seed}.\n\n{record.command}"
+        f"{measured}. {trained}. wavevq {record.wavevq}, {record.date}, seed {record.seed}.\n\n{record.command}"
     )
     for section, found in zip(record.sections, findings, strict=True):
         report.heading(section.title)
@@ -228,6 +288,8 @@ def page(record: Record, findings: Sequence[Findings], path: Path) -> Path:
                 report.text(part.caption).table(part.headers, part.rows)
             elif isinstance(part, Plot):
                 report.figure(part.figure, part.caption)
+            elif isinstance(part, Sheet):
+                report.picture(part.image, part.caption)
             else:
                 report.listen(part.caption, part.takes)
     return report.write(path)

@@ -26,12 +26,13 @@ LONGEST = 3600  # seconds of a clip
 
 @dataclass(frozen=True)
 class Sampled:
-    """A new clip: its codes ``[F]``, prime included, its audio, and whose voice it is."""
+    """A new clip: its codes ``[F]``, the first ``primed`` of them the prime's, its audio, and whose voice it is."""
 
     name: str
     speaker: str
     codes: NDArray[np.int64]
     audio: Signal
+    primed: int
 
 
 def sample(
@@ -48,9 +49,10 @@ def sample(
 ) -> list[Sampled]:
     """Draw ``count`` clips of at most ``seconds`` and write them below ``folder``: wav, codes and a page.
 
-    speaker: whose voice; None draws each clip's by the seed, and says whose. prime: a recording that every clip goes on
-    from. guidance: W of ``sampling.guidance``; what then draws the codes is said. how: the keywords of ``Run.decode``.
-    Raises WavevqError, before any work, for a folder that holds something or cannot be made and for what cannot be had.
+    speaker: whose voice; None draws each clip's by the seed, and says whose. prime: a recording that every clip begins
+    with and goes on from, ``seconds`` at most. guidance: W of ``sampling.guidance``; what then draws the codes is said.
+    how: the keywords of ``Run.decode``. Raises WavevqError, before any work, for a folder that holds something or
+    cannot be made and for what cannot be had.
     """
     refuse_full(folder)
     shortest = run.recipe.hop / run.rate
@@ -68,6 +70,9 @@ def sample(
     speakers = [speaker] * count if speaker is not None else drawn_speakers(run, count, sampling.seed)
     if speaker is None:
         console.print(f"speakers, drawn by the seed: {', '.join(speakers)}", soft_wrap=True, highlight=False)
+    if given is not None:
+        begun = f"every clip begins with the prime, {len(given) * shortest:.2f} s"
+        console.print(f"{begun}, and may go on for {seconds:g} s", soft_wrap=True, highlight=False)
     groups = [range(start, min(count, start + AT_ONCE)) for start in range(0, count, AT_ONCE)]
     make_folder(folder / PAGE)  # what cannot be written is told before the work
     codes: list[NDArray[np.int64]] = []
@@ -83,6 +88,9 @@ def sample(
                 **sampling.how,
             )
     if given is not None:
+        ended = sum(not len(one) for one in codes)
+        if ended:
+            console.print(f"{ended} of {count} end where the prime does", soft_wrap=True, highlight=False)
         codes = [np.concatenate([given, one]) for one in codes]
     clips: list[Sampled] = []
     with seconds_bar(sum(map(len, codes)) * shortest, console) as advance:
@@ -98,7 +106,9 @@ def sample(
                 )
             signals = dict(zip(said, audio, strict=True))
             for i in some:
-                clip = Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, np.zeros(0, np.float32)))
+                primed = 0 if given is None else len(given)
+                silence = np.zeros(0, np.float32)
+                clip = Sampled(f"{i + 1:03d}", speakers[i], codes[i], signals.get(i, silence), primed)
                 write_audio(folder / f"{clip.name}.wav", clip.audio, run.rate)
                 write_codes(folder / f"{clip.name}{CODES}", clip.codes)
                 told.add(len(clip.audio) / run.rate)
@@ -118,10 +128,14 @@ def page(run: Run, clips: Sequence[Sampled], path: Path) -> Path:
     """A page to listen to."""
     report = Report(f"Sampled from {run.folder.name}")
     report.text("New codes from the prior, and what the decoder makes of them: nobody has said this.")
+    if clips[0].primed:
+        seconds = clips[0].primed * run.recipe.hop / run.rate
+        report.text(f"But for the beginning of each, {seconds:.2f} s, whose codes are those of the recording given.")
     rows: list[tuple[Any, ...]] = [
-        (clip.name, clip.speaker, len(clip.codes), f"{len(clip.audio) / run.rate:.2f} s") for clip in clips
+        (clip.name, clip.speaker, len(clip.codes) - clip.primed, f"{len(clip.audio) / run.rate:.2f} s")
+        for clip in clips
     ]
-    report.table(("clip", "speaker", "codes", "length"), rows)
+    report.table(("clip", "speaker", "new codes", "length"), rows)
     heard = [clip for clip in clips if len(clip.audio)]
     report.listen("Clips", [Take(f"{clip.name}, {clip.speaker}", "sampled", clip.audio, run.rate) for clip in heard])
     return report.write(path)

@@ -64,7 +64,7 @@ class ImageRun:
     @torch.no_grad()
     def encode(self, image: Pixels) -> NDArray[np.int64]:
         """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]`` whose sides are multiples of the hop."""
-        codebook(self.folder, self.recipe)
+        codebook(self.folder, self.recipe, self.model)
         x = to_signal(image[None]).to(self.device)
         codes = self.model.encode(x, torch.tensor([x.shape[2]], device=self.device)).codes
         assert codes is not None
@@ -122,7 +122,7 @@ class ImageRun:
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[h, w, G]``. Raises WavevqError, with ``name``, where they are not this model's."""
-        size, groups = codebook(self.folder, self.recipe), self.recipe.grid[2]
+        size, groups = codebook(self.folder, self.recipe, self.model), self.recipe.grid[2]
         refuse_noncodes(codes.dtype, codes.shape, name, 3)
         if codes.shape[2] != groups:
             raise WavevqError(f"{name}: has {codes.shape[2]} codes a position; {self.folder} has {groups}")

@@ -66,7 +66,12 @@ class Run:
 
     def codebook(self) -> int:
         """K, its codes being 0 to K - 1. Raises WavevqError for a model without codes."""
-        return codebook(self.folder, self.recipe)
+        return codebook(self.folder, self.recipe, self.model)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The speakers: what a run of whatever signal has."""
+        return self.speakers
 
     @property
     def trained_speakers(self) -> tuple[str, ...]:
@@ -175,7 +180,10 @@ class Run:
     def trained_prior(self) -> tuple[Prior, Sampler]:
         """The prior and what draws from it. Raises WavevqError where none has been trained."""
         if self.prior is None:
-            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+            lacking = "its recipe needs a prior section, and training"
+            if self.recipe.prior is not None:
+                lacking = f"wavevq train RECIPE --stage prior --run {self.folder} trains it"
+            raise WavevqError(f"{self.folder}: has no trained prior; {lacking}")
         return self.prior
 
     @torch.no_grad()
@@ -347,12 +355,12 @@ def default_device(sampler: Backend) -> str:
     return "cuda" if torch.cuda.is_available() and sampler != "cpu" else "cpu"
 
 
-def codebook(folder: Path, recipe: Recipe) -> int:
+def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
     """K of a run. Raises WavevqError where its model has no codes."""
-    if recipe.model.bottleneck.codes is None:
+    if model.bottleneck.codes is None:
         kind = recipe.model.bottleneck.kind
         raise WavevqError(f"{folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
-    return recipe.model.bottleneck.codes
+    return model.bottleneck.codes
 
 
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wavevq.cli import options
+from wavevq.cli import images, options
 from wavevq.errors import WavevqError
 
 
@@ -19,16 +19,17 @@ from wavevq.errors import WavevqError
 )
 @options.run
 def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ...], run: str | None) -> None:
-    """Measure a run on held-out clips: a table, evaluation.json and a report page with plots and audio.
+    """Measure a run on held-out clips or images: a table, evaluation.json and a page with plots, audio or images.
 
     \b
     wavevq evaluate --run runs/digits --only codebook --set data.root=/data/fsdd
     """
     from wavevq import evaluation
+    from wavevq.run_folder import find_run, read_recipe
 
-    evaluation.check(only)
+    evaluation.check(only, evaluation.metrics_of(read_recipe(find_run(run))))
     console = options.console(stderr=False)
-    trained = options.load(run, console, "auto", enrolled=False)
+    trained = images.load(run, console) if images.meant(run) else options.load(run, console, "auto", enrolled=False)
     folder = Path(output) if output else trained.folder / evaluation.FOLDER
     evaluation.evaluate(trained, only, folder, overrides, console)
 
@@ -60,12 +61,15 @@ def info(what: str | None, run: str | None) -> None:
     For codes, --run names the run whose rate and hop give their duration.
     """
     from wavevq import about
-    from wavevq.jobs import PACKED
+    from wavevq.jobs import CODES, PACKED
 
     file = what is not None and (what == "-" or Path(what).is_file())
-    packed = file and Path(str(what)).suffix.lower() == PACKED
+    suffix = Path(what or "").suffix.lower()
+    if what is not None and not file and suffix in (CODES, PACKED):
+        raise WavevqError(f"{what}: there is no such file")
+    packed = file and suffix == PACKED
     if what is not None and run is not None and (packed or not file):
-        raise WavevqError(f"{what}: no file of codes; --run goes with one")
+        raise WavevqError(f"{what}: --run goes with a {CODES} file of codes only")
     if packed:
         table = about.of_packed(Path(str(what)))
     elif what is not None and file:

@@ -154,8 +154,8 @@ def decompress(
 @click.command()
 @click.argument("folder", metavar="[OUTDIR]", default="samples")
 @click.option("--count", type=click.IntRange(min=1), default=16, show_default=True, help="How many clips or images.")
-@click.option("--seconds", type=float, default=3.0, show_default=True, help="A clip's most: it may end earlier.")
-@click.option("--prime", metavar="IN", help="A recording that every clip goes on from.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="Of a clip at most, after the prime.")
+@click.option("--prime", metavar="IN", help="A recording that every clip begins with and goes on from.")
 @click.option(*options.LABEL, metavar="S", help="Whose voice, or what class; by default drawn by the seed for each.")
 @click.option(
     "--guidance",
@@ -163,7 +163,8 @@ def decompress(
     default=1.0,
     show_default=True,
     metavar="W",
-    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); by the reference sampler, slowly.",
+    help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); for a prior that was trained with "
+    "drop_speaker, by the reference sampler, slowly.",
 )
 @options.sampling
 @options.run
@@ -179,7 +180,7 @@ def sample(
     precision: Precision,
     **how: Any,
 ) -> None:
-    """Speech or images from nothing: new codes from the run's prior, as files, codes and a page in OUTDIR.
+    """Speech or images from nothing: new codes from the run's prior, as files and a page in OUTDIR (samples).
 
     \b
     wavevq sample ships --label ship --count 64 --run runs/cifar10

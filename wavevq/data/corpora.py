@@ -130,7 +130,7 @@ def fsdd(root: str | Path, held_out: float, seed: int) -> Listing:
         found = _audio_below(base / "wav48")
         if found:
             return _listing(top, base, found, 0, _parent, held_out, seed)
-    raise no_corpus(root, "recordings/<digit>_<speaker>_<index>.wav or wav48/<speaker>/*.wav")
+    raise no_corpus(root, "recordings/<digit>_<speaker>_<index> and no wav48/<speaker>/*, as audio files")
 
 
 def digit(name: str) -> str:

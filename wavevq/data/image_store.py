@@ -121,8 +121,7 @@ class ImageCrops(Windows):
         """The examples of ``step`` that ``rank`` takes. x float32 ``[B, 3, size, size]``."""
         places = self.places(step, rank, world)
         numbers = [one.number for one in places]
-        # The first of an example's numbers is where its window begins, here always 0.
-        draws = uniform(self._offset_seed, numbers, 3, start=1).numpy()
+        draws = uniform(self._offset_seed, numbers, 3).numpy()  # a window's own place, by the first, is always 0
         room = self.store.pixels.shape[1] - self.store.size + 1
         views = [(int(down * room), int(across * room), self.store.flip and side < 0.5) for down, across, side in draws]
         return self.store.batch([self.pictures[one.clip] for one in places], numbers, views)

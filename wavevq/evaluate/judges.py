@@ -15,7 +15,7 @@ from wavevq.audio import SILENCE_RMS, Signal, level
 from wavevq.data.alignments import Phone
 from wavevq.data.store import Store, StoredClip
 from wavevq.evaluate.probes import FRAME_SECONDS, PhoneProbe, SpeakerProbe, WordProbe
-from wavevq.nn.distributions import MuLawCategorical
+from wavevq.nn.distributions import Classes
 
 MOST = 4000  # training clips that a judge learns from, spread evenly over the split and so over its speakers
 
@@ -23,7 +23,7 @@ MOST = 4000  # training clips that a judge learns from, spread evenly over the s
 class Beginnings(Sequence[Signal]):
     """The first ``samples`` of clips, float32 ``[T]`` after mu-law and levelled, each read when it is asked for."""
 
-    def __init__(self, store: Store, clips: Sequence[StoredClip], samples: int, mu: MuLawCategorical) -> None:
+    def __init__(self, store: Store, clips: Sequence[StoredClip], samples: int, mu: Classes) -> None:
         self.store, self.clips, self.samples, self.mu = store, clips, samples, mu
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Judges:
         store: Store,
         clips: Sequence[StoredClip],
         samples: int,
-        mu: MuLawCategorical,
+        mu: Classes,
         word_of: Callable[[str], str] | None,
         seed: int,
     ) -> None:

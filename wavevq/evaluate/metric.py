@@ -1,5 +1,7 @@
 """What a metric of ``wavevq evaluate`` is: a function of a ``Subject`` that returns ``Findings``.
 
+Of images, of an ``ImageSubject``.
+
 Adding one is one file with such a function, and one line in ``metrics.METRICS``.
 """
 
@@ -13,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Take
+from wavevq.pixels import Pixels
 
 if TYPE_CHECKING:
     from matplotlib import figure
-
-    from wavevq.evaluate.subject import Subject
 
 EXTRA = "pip install wavevq[eval]"
 
@@ -72,24 +73,32 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """For the report: an image uint8 ``[H, W, 3]``."""
+
+    image: Pixels
+    caption: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """What a metric found. text: what a reader must know to read the figures; paragraphs between empty lines."""
 
     figures: tuple[Figure, ...]
     text: str = ""
-    parts: tuple[Table | Plot | Listen, ...] = ()
+    parts: tuple[Table | Plot | Listen | Sheet, ...] = ()
 
 
 @dataclass(frozen=True)
 class Metric:
-    """title: of its table. measure: raises ``NotMeasured`` where it cannot be had.
+    """title: of its table. measure: of a ``Subject`` or ``ImageSubject``; raises ``NotMeasured`` where it cannot be.
 
     packages: the optional ones, by the names they import as. Where one is missing, ``--only`` refuses the metric before
     any work; else the metric measures what it can without and says of the rest what is lacking (``optional``).
     """
 
     title: str
-    measure: Callable[[Subject], Findings]
+    measure: Callable[[Any], Findings]
     packages: tuple[str, ...] = ()
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from wavevq.evaluate import abx, codebook, content, evidence, leakage, phonemes, reconstruction, samples, speaker
+from wavevq.evaluate import (
+    abx,
+    codebook,
+    content,
+    evidence,
+    leakage,
+    phonemes,
+    pictures,
+    reconstruction,
+    samples,
+    speaker,
+)
 from wavevq.evaluate.metric import Metric
 
 METRICS: dict[str, Metric] = {
@@ -18,4 +29,12 @@ METRICS: dict[str, Metric] = {
     "phonemes": Metric("Phonemes", phonemes.metric),
     "abx": Metric("ABX", abx.metric),
     "samples": Metric("Samples of the prior", samples.metric),
+}
+
+# Of images; other names, for a figure is known by its metric's and its own.
+IMAGE_METRICS: dict[str, Metric] = {
+    "bits_per_dim": Metric("Bits/dim", pictures.bits),
+    "image_codebook": Metric("Codebook", pictures.codebook),
+    "image_reconstruction": Metric("Reconstruction", pictures.reconstruction),
+    "image_samples": Metric("Samples of the prior", pictures.samples),
 }

@@ -67,6 +67,11 @@ class _ClipProbe(ABC):
         classifier = make_pipeline(StandardScaler(), SVC(C=10.0, decision_function_shape="ovo"))
         return cls(rate, _majority(classes), classifier.fit(features, list(classes)))
 
+    @property
+    def classes(self) -> list[str]:
+        """Those that it tells apart."""
+        return [str(name) for name in self.classifier.classes_]
+
     def judge(self, clips: Sequence[Clip]) -> list[str]:
         """The class of each clip."""
         if not clips:
@@ -82,7 +87,7 @@ class _ClipProbe(ABC):
         if not clips:
             return np.zeros(0)
         features = np.stack([self._describe(clip, self.rate) for clip in clips])
-        names = list(self.classifier.classes_)
+        names = self.classes
         won = np.array([names.index(guess) for guess in self.classifier.predict(features)])
         pairs = self.classifier.decision_function(features).reshape(len(clips), -1)
         if len(names) == 2:

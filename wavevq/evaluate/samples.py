@@ -123,7 +123,7 @@ def words(
         sure=len(sure) / len(drawn),
         floor=len(floor) / len(scrambled),
         distinct=len(set(probe.judge(sure))),
-        vocabulary=len(set(said)),
+        vocabulary=len(probe.classes),
         ceiling=probe.score("real", real, said).value,
     )
 

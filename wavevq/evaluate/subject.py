@@ -15,7 +15,6 @@ from wavevq.audio import Signal
 from wavevq.data.codes import Codes
 from wavevq.data.corpora import Split
 from wavevq.data.store import Store, StoredClip
-from wavevq.decoders import of_speech
 from wavevq.evaluate.judges import Judges, levelled
 from wavevq.evaluate.likelihood import derangement, fitted
 from wavevq.evaluate.metric import Listen, NotMeasured
@@ -98,6 +97,11 @@ class Subject:
     def clips(self) -> list[StoredClip]:
         """The clips that are measured: all of the split."""
         return self.store.split(self.plan.split)
+
+    @property
+    def seconds(self) -> float:
+        """Of ``clips``."""
+        return round(sum(clip.length for clip in self.clips) / self.rate, 3)
 
     @property
     def learned(self) -> list[StoredClip]:
@@ -216,7 +220,7 @@ class Subject:
 
         Raises NotMeasured as ``learned``.
         """
-        mu = of_speech(self.model.decoder).distribution
+        mu = self.model.decoder.distribution
         return Judges(self.store, self.learned, self.most * self.hop, mu, self.word_of, self.seed)
 
     def judged_as(self, version: Version) -> list[Signal]:

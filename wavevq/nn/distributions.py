@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from wavevq import pixels
 from wavevq.audio import mu_law_decode, mu_law_encode
 
+FIRST_LOG_SCALE = -2.0  # of [-1, 1], where a network begins, whose outputs are about 0: near to that of images
 LEAST_LOG_SCALE = -7.0  # of [-1, 1]: a ninth of a value of 8 bits; finer ones gain nothing, and overflow
 REACH = 0.5 / pixels.HALF  # of a value's interval in [-1, 1], to each side
 
@@ -169,7 +170,7 @@ class Gaussian(Pixels):
     def _values(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation ``[B, C, H, W]``, in 8-bit values."""
         mean, log_scale = self._split(parameters).unbind(2)
-        return (mean + 1) * pixels.HALF, log_scale.clamp(min=LEAST_LOG_SCALE) + math.log(pixels.HALF)
+        return (mean + 1) * pixels.HALF, log_scale_of(log_scale) + math.log(pixels.HALF)
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Logistics(Pixels):
         """
         if not self.coupled:
             weights, means, log_scales = self._split(parameters).chunk(3, dim=2)
-            return weights.log_softmax(2), means, log_scales.clamp(min=LEAST_LOG_SCALE)
+            return weights.log_softmax(2), means, log_scale_of(log_scales)
         m, c = self.mixtures, self.colours
         pairs = c * (c - 1) // 2
         wide = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
@@ -236,7 +237,12 @@ class Logistics(Pixels):
                 through[colour] = through[colour] + slopes[:, pair] * known[earlier]
             if values is None:
                 known[colour] = through[colour].clamp(-1, 1)
-        return weights.log_softmax(2), torch.stack(through, 1), log_scales.clamp(min=LEAST_LOG_SCALE)
+        return weights.log_softmax(2), torch.stack(through, 1), log_scale_of(log_scales)
+
+
+def log_scale_of(parameter: Tensor) -> Tensor:
+    """The logarithm of a scale in [-1, 1], of what a network says."""
+    return (parameter + FIRST_LOG_SCALE).clamp(min=LEAST_LOG_SCALE)
 
 
 def log_interval(values: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:

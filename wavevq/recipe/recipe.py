@@ -98,7 +98,9 @@ class Recipe(Section):
             key for key in schedule if key in self.prior.model_fields_set and getattr(self.prior, key) != schedule[key]
         ]
         if other:
-            raise ValueError(f"prior.{', prior.'.join(other)}: joint training goes by the train section; leave it out")
+            raise ValueError(
+                f"prior.{', prior.'.join(other)}: joint training goes by train; the recipe must leave this out"
+            )
         return self.model_copy(update={"prior": self.prior.model_copy(update=schedule)})
 
 

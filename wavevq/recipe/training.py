@@ -109,7 +109,7 @@ class Evaluation(Section):
     sampled: Whole = 2  # clips sampled to listen to at each validation; 0: none
     sampled_seconds: Positive = 2.0  # of each
     # Of wavevq evaluate:
-    split: Literal["val", "train"] = "val"  # whose clips are measured
+    split: Literal["val", "train", "test"] = "val"  # whose clips are measured; test: of images alone
     judged: Count = 120  # clips that are sampled anew for the metrics that listen
     judged_seconds: Positive = 3.0  # of each
     # Of torchaudio, that listens where the vocabulary is open; its weights are fetched once

@@ -1,0 +1,239 @@
+"""The metrics of runs of images, and what they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wavevq import pixels
+from wavevq.data.codes import Codes
+from wavevq.data.corpora import Split
+from wavevq.data.image_store import ImageStore
+from wavevq.data.images import Picture
+from wavevq.evaluate import likelihood, rate
+from wavevq.evaluate.codebook import entropy_bits, usage
+from wavevq.evaluate.metric import Figure, Findings, NotMeasured, Plot, Sheet
+from wavevq.evaluate.report import usage_figure
+from wavevq.noise import uniform
+from wavevq.pixels import Pixels
+from wavevq.prior import Prior
+from wavevq.recipe import Evaluation
+from wavevq.vqvae import VqVae
+
+LOOKED_AT = 10  # images in a row of the page
+COMPARED = 2048  # training images compared at once
+RED_OF = 256  # values of a colour
+
+# (codes [h, w, G] of each image, its class or None, what it is for) -> images [N, H, W, 3].
+Show = Callable[[Sequence[NDArray[np.int64]], Sequence[str | None], str], Pixels]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSubject:
+    """model: in evaluation mode, averaged weights. prior: of codes, or None.
+
+    encoded: the codes of a split, from the cache or made. show: what the decoder makes of codes. compose: new codes
+    ``[N, h, w, G]`` from the prior, of an image of each class named. seed: of everything that is drawn. plan: the
+    options, ``plan.split`` says which images are measured. say: tells the user what takes time now.
+    """
+
+    model: VqVae
+    prior: Prior | None
+    corpus: ImageStore
+    plan: Evaluation
+    seed: int
+    encoded: Callable[[Split], Codes]
+    show: Show
+    compose: Callable[[Sequence[str | None]], NDArray[np.int64]]
+    say: Callable[[str], None]
+
+    @property
+    def seconds(self) -> float:
+        """Of audio: none."""
+        return 0.0
+
+    @property
+    def size(self) -> int:
+        """K."""
+        size = self.model.bottleneck.codes
+        assert size is not None, "a run without codes has been refused"
+        return size
+
+    @cached_property
+    def clips(self) -> list[Picture]:
+        """The images that are measured: all of the split."""
+        return self.corpus.split(self.plan.split)
+
+    @property
+    def judged(self) -> int:
+        """How many images are decoded."""
+        return len(self.places)
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Of ``clips``, in their order."""
+        return self.encoded(self.plan.split)
+
+    @cached_property
+    def places(self) -> list[int]:
+        """Places in ``clips`` of those that are decoded: ``plan.judged``, evenly spread."""
+        return [int(i) for batch in self.corpus.whole(self.plan.split, 64, limit=self.plan.judged) for i in batch.index]
+
+    @cached_property
+    def originals(self) -> Pixels:
+        """The judged images, ``[N, H, W, 3]``."""
+        return pixels.to_images(self.corpus.examples(self.plan.split, self.places).x)
+
+    def shown(self, places: Sequence[int], what: str) -> Pixels:
+        """What the decoder makes of the codes of ``clips``, each in the class of the judged image at its place."""
+        names = [self.clips[i].label for i in self.places]
+        return self.show([self.codes.sequences[i] for i in places], names, what)
+
+
+# --- the metrics --------------------------------------------------------------------------------------------
+
+
+def bits(subject: ImageSubject) -> Findings:
+    """The metric ``bits_per_dim``."""
+    plan = subject.plan
+    found = likelihood.measure(
+        subject.model, subject.corpus, plan.split, batch=plan.batch, limit=None, others=plan.speakers, seed=subject.seed
+    )
+    codes = sum(one.size for one in subject.codes.sequences) / found.samples
+    even = codes * math.log2(subject.size)
+    alone = "" if found.shuffled_gap is not None else "no class has a second image"
+    blind = "" if found.wrong_speaker_gap is not None else "the decoder does not look at classes"
+    figures = [
+        Figure("distortion", found.bits, "bits/dim", "-log2 p(x | z_q(x))"),
+        Figure("entropy of the values", found.marginal, "bits/dim", "without a model"),
+        Figure("shuffled-codes gap", found.shuffled_gap, "bits/dim", alone),
+        Figure("wrong-class gap", found.wrong_speaker_gap, "bits/dim", blind),
+        Figure("rate, uniform prior", even, "bits/dim", f"{codes:.4g} codes/dim of log2 K"),
+        Figure("total, uniform prior", found.bits + even, "bits/dim"),
+    ]
+    if subject.prior is not None:
+        counts = rate.counts(subject.encoded("train"), subject.size)
+        rates = rate.measure(
+            subject.prior, subject.codes, counts, batch=plan.batch, others=plan.speakers, seed=subject.seed
+        )
+        figures += [
+            Figure("rate, codes by frequency", codes * rates.unigram, "bits/dim", "each code by itself"),
+            Figure("rate, learned prior", codes * rates.bits, "bits/dim", f"{rates.bits:.4g} bits/code"),
+            Figure("total, learned prior", found.bits + codes * rates.bits, "bits/dim"),
+            Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
+        ]
+    return Findings(
+        tuple(figures),
+        "Bits per 8-bit value of a colour, of all images of the split. Distortion + rate = total, an upper bound on "
+        "-log2 p(x).",
+    )
+
+
+def codebook(subject: ImageSubject) -> Findings:
+    """The metric ``image_codebook``."""
+    every = [torch.from_numpy(one) for one in subject.codes.sequences]
+    used = usage(every, subject.size)
+    figures = [
+        Figure("codes", float(used.counts.sum()), "codes"),
+        Figure("used", used.used, "codes", f"of K = {subject.size}"),
+        Figure("perplexity", used.perplexity, "codes"),
+        Figure("perplexity / K", used.share, "share"),
+        Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {math.log2(subject.size):.3f}"),
+    ]
+    first = subject.places[:LOOKED_AT]
+    maps = np.stack([code_map(subject.codes.sequences[i], subject.size, subject.model.hop) for i in first])
+    paper = pixels.sheet(np.concatenate([subject.originals[: len(first)], maps]), len(first))
+    return Findings(
+        tuple(figures),
+        "All codes of the split.",
+        (
+            Plot(usage_figure(used.counts.numpy(), ""), "Use of the codebook"),
+            Sheet(paper, "Images, and where their codes stand: one colour a code (of several a position, the first)"),
+        ),
+    )
+
+
+def reconstruction(subject: ImageSubject) -> Findings:
+    """The metric ``image_reconstruction``."""
+    taken = likelihood.derangement([subject.clips[i].label for i in subject.places], subject.seed)
+    own = subject.shown(subject.places, "from their own codes")
+    donors = [subject.places[taken[place]] if place in taken else None for place in range(len(subject.places))]
+    swapped = [place for place, donor in enumerate(donors) if donor is not None]
+    figures = [Figure("PSNR", psnr(subject.originals, own), "dB", f"of the mean squared error of {len(own)} images")]
+    if swapped:
+        names = [subject.clips[subject.places[place]].label for place in swapped]
+        codes = [subject.codes.sequences[donor] for donor in donors if donor is not None]
+        other = subject.show(codes, names, "from the codes of others of their class")
+        figures.append(
+            Figure("PSNR, shuffled codes", psnr(subject.originals[swapped], other), "dB", "what the codes tell")
+        )
+    else:
+        figures.append(Figure("PSNR, shuffled codes", None, "dB", "no class has a second image"))
+    both = np.concatenate([subject.originals[:LOOKED_AT], own[:LOOKED_AT]])
+    return Findings(tuple(figures), parts=(Sheet(pixels.sheet(both, len(both) // 2), "Images and reconstructions"),))
+
+
+def samples(subject: ImageSubject) -> Findings:
+    """The metric ``image_samples``: what the prior draws, and whether it is but what was trained on."""
+    if subject.prior is None:
+        raise NotMeasured("not measured: the run has no trained prior")
+    labelled = bool(subject.prior.labels) or subject.model.decoder.labelled
+    count, classes = len(subject.places), subject.corpus.labels
+    names = [classes[i % len(classes)] if labelled else None for i in range(count)]
+    subject.say(f"drawing the codes of {count} images")
+    drawn = subject.show([*subject.compose(names)], names, "from the prior's codes")
+    training = subject.corpus.split("train")
+    subject.say(f"comparing them to {len(training)} training images")
+    near, far = nearest(drawn, subject.corpus), nearest(subject.originals, subject.corpus)
+    figures = (
+        Figure(
+            "nearest training image, median", float(np.median(near[1])), "values", "root mean square over all values"
+        ),
+        Figure("the same of the split's images", float(np.median(far[1])), "values", "which were not trained on"),
+        Figure("nearest training image, least", float(near[1].min()), "values", "0 is a copy"),
+        Figure("the same of the split's images, least", float(far[1].min()), "values"),
+    )
+    beside = pixels.to_images(subject.corpus.examples("train", near[0][:LOOKED_AT].tolist()).x)
+    both = np.concatenate([drawn[:LOOKED_AT], beside])
+    caption = "Drawn from the prior, and the training image that is nearest to each"
+    return Findings(figures, parts=(Sheet(pixels.sheet(both, len(beside)), caption),))
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+def psnr(images: Pixels, others: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit images, by their mean squared error, which is at least 1e-4."""
+    error = np.square(images.astype(np.float64) - others.astype(np.float64)).mean()
+    return 10 * math.log10((RED_OF - 1) ** 2 / max(float(error), 1e-4))
+
+
+def nearest(images: Pixels, corpus: ImageStore) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each image ``[N, H, W, 3]`` the place of the training image nearest to it, and their distance.
+
+    The distance is the root of the mean squared difference of all values.
+    """
+    rows = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
+    least = torch.full((len(images),), math.inf)
+    place = torch.zeros(len(images), dtype=torch.int64)
+    count = len(corpus.split("train"))
+    for first in range(0, count, COMPARED):
+        some = range(first, min(count, first + COMPARED))
+        trained = pixels.values(corpus.examples("train", some).x).permute(0, 2, 3, 1).flatten(1).float()
+        squares = torch.cdist(rows, trained, compute_mode="donot_use_mm_for_euclid_dist").square().min(1)
+        closer = squares.values < least
+        least = torch.where(closer, squares.values, least)
+        place = torch.where(closer, squares.indices + first, place)
+    return place.numpy(), (least / rows.shape[1]).sqrt().double().numpy()
+
+
+def code_map(codes: NDArray[np.int64], size: int, hop: int) -> Pixels:
+    """Codes ``[h, w, G]`` as an image ``[h x hop, w x hop, 3]``, a colour of its own for each of K = ``size``."""
+    colours = (uniform(0, range(size), 3).numpy() * RED_OF).astype(np.uint8)
+    return colours[codes[..., 0]].repeat(hop, 0).repeat(hop, 1)
