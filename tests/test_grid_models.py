@@ -223,6 +223,16 @@ def test_every_pixel_sees_its_latents_and_no_pixel_itself_or_a_later_one() -> No
     assert differs[place + 1]
 
 
+def test_a_new_decoder_hears_its_latents() -> None:
+    """Where they are a whisper, the commitment loss ends with one code before the decoder has learned to read any."""
+    made = decoder()
+    x, z, label = images()
+    values = made.distribution.encode(x).permute(0, 2, 3, 1)
+    own, others = (made.network.features(values, made.conditioning(some, label)) for some in (z, z.flip(0)))
+    # With torch's own initial weights it is 0.002
+    assert (own - others).std() > 0.05 * own.std()
+
+
 def test_a_drawn_image_is_a_function_of_its_latents_and_noise() -> None:
     made = decoder(3)
     _, z, label = images(3)

@@ -14,7 +14,7 @@ from wavevq.contracts import GridSampler, Sampler
 from wavevq.errors import WavevqError
 from wavevq.nn.distributions import Categorical, Classes, MuLawCategorical, Pixels, softmax_nats
 from wavevq.nn.encoders import ResidualBlock
-from wavevq.nn.images import ImageUpsampler
+from wavevq.nn.images import ImageUpsampler, keep_variance
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.wavenet import WaveNet
 from wavevq.sampling import Backend, Precision, choose, choose_grid
@@ -262,6 +262,9 @@ class PixelCnnDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.context, self.network, self.distribution = context, network, distribution
+        # Else latents begin as a whisper beside the pixels, and the commitment loss, whose gradient is then the larger,
+        # ends with one code before the decoder has learned to read any.
+        keep_variance(context)
         self.label = nn.Embedding(labels, label_dim) if label_dim else None
         self.labelled = self.label is not None
 

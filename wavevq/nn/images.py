@@ -29,6 +29,18 @@ class Block(nn.Module):
         return out
 
 
+def keep_variance(network: nn.Module) -> None:
+    """Initial weights, as of speech's encoder, with which a signal keeps its variance through ReLUs."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            inputs: float = layer.in_channels * math.prod(layer.kernel_size)
+            if isinstance(layer, nn.ConvTranspose2d):  # of its taps, an output has one a stride
+                inputs /= math.prod(layer.stride)
+            nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+
 class ImageEncoder(nn.Module):
     """Strided convolutions, residual blocks, a projection to G latents of D a position.
 
@@ -56,12 +68,7 @@ class ImageEncoder(nn.Module):
         self.project = nn.Conv2d(channels, groups * dim, 1)
         # Over all dimensions of a position, so that each of the G uses the one codebook in its whole width.
         self.standardise = Standardise(groups * dim)
-        # As in speech's encoder: keep the signal's variance through the ReLUs.
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+        keep_variance(self)
 
     @property
     def hop(self) -> int:
