@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from wavevq.audio import read
 from wavevq.cli import main
 from wavevq.codes_file import read_codes
+from wavevq.pixels import read as read_image
+from wavevq.pixels import write
 from wavevq.recipe import load_recipe
 from wavevq.run import load_run
 
@@ -65,3 +67,29 @@ def test_shipped_recipes_train_on_real_speech_and_convert_it(
         )
         assert new.exit_code == 0, new.output
         assert len(list((tmp_path / "new").glob("*.wav"))) == 2
+
+
+def test_the_shipped_recipe_of_images_trains_on_real_ones(test_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    widths = ("model.encoder.channels=32", "model.decoder.channels=32")  # wide ones would only take longer
+    short = ("train.steps=3", "train.batch=4", "prior.steps=2", "prior.batch=2", "prior.network.layers=2", *widths)
+    few = test_data / "cifar10/cifar-10-batches-py"  # the official files in miniature
+    sets = [f"data.root={few}", *short, "evaluation.speakers=1", "evaluation.sampled=2"]
+    words = [word for one in sets for word in ("--set", one)]
+    trained = CliRunner().invoke(main, ["train", str(RECIPES / "cifar10.yaml"), *words, "--run", str(run)])
+    assert trained.exit_code == 0, trained.output
+    assert "950 train, 50 val, 200 test images, 32 x 32 pixels, 10 classes" in trained.output
+    found = json.loads((run / "summary.json").read_text())
+    assert 7 < found["marginal_bits"] < 8
+    assert found["marginal_bits"] / 2 < found["bits_per_dim"] < 12
+    commands = (
+        ["decode", str(tmp_path / "codes.npy"), str(tmp_path / "out.png")],
+        ["sample", str(tmp_path / "new"), "--label", "ship", "--count", "2", "--sampler", "reference"],
+    )
+    write(tmp_path / "in.png", read_image(test_data / "cifar10/train_00.png")[:32])
+    for words in (["encode", str(tmp_path / "in.png"), str(tmp_path / "codes.npy")], *commands):
+        done = CliRunner().invoke(main, [*words, "--run", str(run)])
+        assert done.exit_code == 0, done.output
+    assert read_codes(tmp_path / "codes.npy", axes=(3,)).shape == (8, 8, 10)
+    assert read_image(tmp_path / "out.png").shape == (32, 32, 3)
+    assert read_image(tmp_path / "new/sheet.png").shape == (36, 70, 3)
