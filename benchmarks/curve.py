@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import options
 from rich.console import Console
 from rich.table import Table
 
+from wavevq.errors import WavevqError
 from wavevq.evaluation import evaluate
 from wavevq.run import load_run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, SPEAKERS, find_run
@@ -39,21 +43,32 @@ SHARES = {
 def main() -> None:
     given = options(__doc__ or "", takes_run=True, takes_sets=True)
     sets = (*given.sets, *(["evaluation.judged=60"] if given.quick else []))
-    folder = find_run(given.run)
+    try:
+        found = curve(find_run(given.run), sets)
+    except WavevqError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    Console().print(table(found["rows"]), found["extrapolated"])
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def curve(folder: Path, sets: tuple[str, ...]) -> dict[str, Any]:
+    """Of every checkpoint. Raises WavevqError where there is none, and for what ``evaluate`` refuses."""
     validated = {line["step"]: line["bits_per_sample"] for line in read_metrics(folder, "validation")}
     rows = []
     for checkpoint in checkpoints(folder / CHECKPOINTS):
         step = read_state(checkpoint)["step"]
         rows.append({"step": step, **shares(folder, checkpoint, sets), "bits_per_sample": validated.get(step)})
-    found = {
+    if not rows:
+        raise WavevqError(f"{folder}: holds no checkpoint yet; train it first")
+    return {
         "command": "python benchmarks/curve.py --run RUN --set data.root=PATH",
+        "date": datetime.now().date().isoformat(),
         "aim": AIM,
         "rows": rows,
         "extrapolated": {name: arrival([(row["step"], row[name]) for row in rows]) for name in SHARES},
     }
-    Console().print(table(rows), found["extrapolated"])
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def shares(folder: Path, checkpoint: Path, sets: tuple[str, ...]) -> dict[str, float]:
@@ -66,7 +81,10 @@ def shares(folder: Path, checkpoint: Path, sets: tuple[str, ...]) -> dict[str, f
         run = replace(load_run(alone, "cpu"), prior=None)
         record = evaluate(run, list(dict.fromkeys(metric for metric, _ in SHARES.values())), alone, sets, Console())
     figures = {(section.metric, one.name): one.value for section in record.sections for one in section.figures}
-    return {name: value for name, where in SHARES.items() if (value := figures.get(where)) is not None}
+    found = {name: value for name, where in SHARES.items() if (value := figures.get(where)) is not None}
+    if len(found) < len(SHARES):
+        raise WavevqError(f"{folder}: wants a corpus of words of a closed vocabulary, said by several speakers")
+    return found
 
 
 def arrival(curve: list[tuple[int, float]]) -> int | None:
