@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavevq.contracts import GridSampler, Sampler
+from wavevq.contracts import GridSampler, Likelihood, Sampler
 from wavevq.errors import WavevqError
 from wavevq.nn.distributions import Categorical, Classes, MuLawCategorical, Pixels, softmax_nats
 from wavevq.nn.encoders import ResidualBlock
@@ -30,27 +29,10 @@ CLIPS_A_BLOCK = {"cpu": 1, "cuda": 32}
 Noise = Callable[[int, int], Tensor]  # (start, count) -> uniform in [0, 1), [B, count], of the positions from start on
 
 
-class Decoder(nn.Module, ABC):
-    """p(x | z, label), as ``contracts.Likelihood``; distribution: what of x it is the likelihood of."""
+class Decoder(nn.Module, Likelihood):
+    """p(x | z, label); distribution: what of x it is the likelihood of."""
 
-    unit: Literal["sample", "dim"]
-    labelled: bool
     distribution: Classes
-
-    @abstractmethod
-    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def sample(
-        self,
-        z: Tensor,
-        label: Tensor,
-        noise: Tensor,
-        sampler: Any,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        frames: Tensor | None = None,
-    ) -> Tensor: ...
 
     def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
         """x ``[B, C, *space]`` as the latents tell it: here one that is drawn; arguments as ``sample``'s."""
