@@ -100,7 +100,7 @@ def arrival(curve: list[tuple[int, float]]) -> int | None:
 def table(rows: list[dict[str, float | None]]) -> Table:
     made = Table(*rows[0])
     for row in rows:
-        made.add_row(*("-" if value is None else f"{value:.4g}" for value in row.values()))
+        made.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value or "-") for value in row.values()))
     return made
 
 
