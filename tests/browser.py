@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib import rcParams
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from wavevq.evaluate.report import DOTS_PER_INCH
@@ -81,7 +82,8 @@ class Browser:
         return Seen((*told, *inside["problems"]), tuple(inside["played"]), tuple(inside["images"]))
 
     def close(self) -> None:
-        self._say("Browser.close", {}, {})  # there may be nobody left to answer
+        with suppress(ConnectionClosed):  # it is gone already, which a page that was being opened has told
+            self._say("Browser.close", {}, {})  # there may be nobody left to answer
 
     def _do(self, method: str, session: dict[str, str] | None = None, /, **params: object) -> dict[str, Any]:
         """A command's answer; what happens meanwhile is kept."""
@@ -110,7 +112,9 @@ def started(chromium: str, profile: Path) -> Iterator[Browser]:
     with (profile / "said").open("w") as said:
         process = subprocess.Popen([chromium, *FLAGS, f"--user-data-dir={profile}"], stdout=said, stderr=said)
     try:
-        with connect(_address(process, profile), proxy=None, max_size=None, open_timeout=SECONDS) as socket:
+        # No pings: a browser that waits for minutes between two tests on a busy machine is not gone.
+        how: dict[str, Any] = {"proxy": None, "max_size": None, "open_timeout": SECONDS, "ping_interval": None}
+        with connect(_address(process, profile), **how) as socket:
             driven = Browser(socket)
             yield driven
             driven.close()
