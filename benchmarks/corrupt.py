@@ -117,7 +117,7 @@ def main() -> None:
         except WavevqError as error:
             outcome = "refused" if len(str(error).splitlines()) == 1 else "crashed"
             said["".join(c for c in str(error).partition(": ")[2] if not c.isdigit())[:40]] += 1
-        except Exception:
+        except Exception:  # whatever it is: a crash is what is looked for, and one ends no count
             traceback.print_exc()
             outcome = "crashed"
         slowest = max(slowest, time.perf_counter() - begun)

@@ -360,7 +360,7 @@ def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
     if model.bottleneck.codes is None:
         kind = recipe.model.bottleneck.kind
         raise WavevqError(f"{folder}: its bottleneck is {kind!r} and has no codes; take a run with vq or ema")
-    return model.bottleneck.codes
+    return model.size
 
 
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:

@@ -42,6 +42,12 @@ class VqVae(nn.Module):
         self.decoder = decoder
         self.hop, self.jitter, self.seed = hop, jitter, seed
 
+    @property
+    def size(self) -> int:
+        """K. For models with codes only: those that ask have refused the others."""
+        assert self.bottleneck.codes is not None, "a model without codes has been refused"
+        return self.bottleneck.codes
+
     def encode(self, x: Tensor, lengths: Tensor, index: Tensor | None = None) -> Latents:
         """Latents ``[B, *grid, D]`` and codes int64 ``[B, *grid]`` of ``[B, C, *space]``, axes multiples of the hop.
 

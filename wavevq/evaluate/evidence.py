@@ -117,9 +117,8 @@ def prior_bits(prior: Prior | None, size: int, label: int, codes: Tensor) -> Ten
 def enumerate_signal(model: VqVae, priors: Sequence[Prior | None], x: Tensor, label: int) -> list[Enumerated]:
     """Of a signal ``[T]`` in [-1, 1] of whole hops, with each of ``priors`` (None: uniform), over all K^(T / hop) z."""
     device = next(model.parameters()).device
-    size, frames = model.bottleneck.codes, len(x) // model.hop
+    size, frames = model.size, len(x) // model.hop
     found = model.encode(x[None, None].to(device), torch.tensor([len(x)], device=device)).codes
-    assert size is not None
     assert found is not None
     own = 0
     for code in found[0].tolist():

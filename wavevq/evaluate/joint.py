@@ -42,9 +42,7 @@ class JointValidator:
 
 def codes_of(model: VqVae, corpus: Corpus, split: Split, batch: int, limit: int | None = None) -> Codes:
     """The sequences of a split as the prior knows them, of ``limit`` clips at most; batch: clips encoded together."""
-    size = model.bottleneck.codes
-    assert size is not None, "the recipe's grammar sees to it"
     found = encode_all(model, corpus.whole(split, batch, model.hop, limit))
     examples = corpus.split(split)
     rows = [found[place].cpu().numpy() for place in sorted(found)]
-    return labelled(rows, [examples[place] for place in sorted(found)], corpus, size)
+    return labelled(rows, [examples[place] for place in sorted(found)], corpus, model.size)

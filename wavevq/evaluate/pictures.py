@@ -61,9 +61,7 @@ class ImageSubject:
     @property
     def size(self) -> int:
         """K."""
-        size = self.model.bottleneck.codes
-        assert size is not None, "a run without codes has been refused"
-        return size
+        return self.model.size
 
     @cached_property
     def clips(self) -> list[Picture]:

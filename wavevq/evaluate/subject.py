@@ -89,9 +89,7 @@ class Subject:
     @property
     def size(self) -> int:
         """K."""
-        size = self.model.bottleneck.codes
-        assert size is not None, "a run without codes has been refused"
-        return size
+        return self.model.size
 
     @cached_property
     def clips(self) -> list[StoredClip]:
