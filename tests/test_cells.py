@@ -206,7 +206,7 @@ def test_clusters_learn_their_phones_from_training_clips(cells: Any, tmp_path: P
     found = []
     for corpus in (store, replace(store, clips=tuple(swapped))):
         subject = sounds.subject_of(corpus)
-        model = SimpleNamespace(**vars(subject.model), bottleneck=SimpleNamespace(codes=8))
+        model = SimpleNamespace(**vars(subject.model), bottleneck=SimpleNamespace(codes=8), size=8)
         found.append(plan.clustered(replace(subject, model=model)))
     assert found[0] > 0.75  # most frames are told by their pitch
     assert found[0] + found[1] == pytest.approx(1)  # what was right is wrong
