@@ -15,6 +15,8 @@ import wavevq
 ROOT = Path(wavevq.__file__).parent
 FLOORS = {
     "errors": 0,
+    "folders": 0,
+    "plain": 0,
     "contracts": 0,
     "recipe": 0,
     "audio": 0,
@@ -57,6 +59,8 @@ FLOORS = {
 # The only imports within a floor, each one way. What a validation found is told in the types that the log declares.
 LEVEL = {
     ("audio", "wavevq.errors."),
+    ("plain", "wavevq.errors."),
+    ("recipe", "wavevq.plain."),
     ("recipe", "wavevq.errors."),
     ("pixels", "wavevq.errors."),
     ("pixels", "wavevq.audio."),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
 import pickle
+import resource
 import struct
 import tarfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import valid
 from PIL import Image
+from valid import noise, python2_pickle
 
 from wavevq import pixels
 from wavevq.data import images
@@ -27,60 +30,16 @@ from wavevq.errors import WavevqError
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def noise(count: int, side: int = 32, seed: int = 0) -> Bytes:
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-
-
-def python2_pickle(batch: dict[bytes, Any]) -> bytes:
-    """As Python 2 wrote the official files: strings are bytes, and arrays are built by numpy of then."""
-
-    def text(value: bytes) -> bytes:
-        return b"T" + struct.pack("<I", len(value)) + value
-
-    def item(value: Any) -> bytes:
-        if isinstance(value, bytes):
-            return text(value)
-        if isinstance(value, int):
-            return b"J" + struct.pack("<i", value)
-        if isinstance(value, list):
-            return b"](" + b"".join(map(item, value)) + b"e"
-        shape = b"(" + b"".join(map(item, value.shape)) + b"t"
-        kind = b"cnumpy\ndtype\n(" + text(b"u1") + item(0) + item(1) + b"tR"
-        empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(" + item(0) + b"t" + text(b"b") + b"tR"
-        return empty + b"(" + item(1) + shape + kind + b"\x89" + text(value.tobytes()) + b"tb"
-
-    return b"\x80\x02}(" + b"".join(text(key) + item(value) for key, value in batch.items()) + b"u."
-
-
 def official(root: Path, count: int = 4) -> Bytes:
-    """A folder in the official layout, ``count`` images a file; returns all, the five training files' first."""
-    place = root / "cifar-10-batches-py"
-    place.mkdir(parents=True)
-    every = noise(6 * count)
-    for number, name in enumerate(images.BATCHES):
-        some = every[number * count : (number + 1) * count]
-        labels = [(number + i) % 3 for i in range(count)]
-        batch = {
-            b"batch_label": name.encode(),
-            b"labels": labels,
-            b"data": some.transpose(0, 3, 1, 2).reshape(count, 3072),
-            b"filenames": [f"a_{i}.png".encode() for i in range(count)],
-        }
-        (place / name).write_bytes(python2_pickle(batch))
-    (place / "batches.meta").write_bytes(python2_pickle({b"num_vis": 3072}))
-    return every
+    """A folder in the official layout; returns all images."""
+    (root / "cifar-10-batches-py").mkdir(parents=True)
+    return valid.official(root / "cifar-10-batches-py", count)
 
 
 def strips(root: Path, count: int = 6) -> Bytes:
     root.mkdir(parents=True, exist_ok=True)
-    every = noise(2 * count, seed=1)
-    for split, some in (("train", every[:count]), ("test", every[count:])):
-        Image.fromarray(some.reshape(-1, 32, 3)).save(root / f"{split}_00.png")
-        with (root / f"{split}.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(("index", "label", "filename"))
-            table.writerows((i, i % 3, f"x_{i}.png") for i in range(count))
-    return every
+    valid.strips(root, count)
+    return noise(2 * count, seed=1)
 
 
 def by_class(root: Path, count: int = 5, side: int = 12, **classes: int) -> Path:
@@ -123,10 +82,41 @@ def test_a_pickle_that_names_anything_but_arrays_is_refused_and_not_run(tmp_path
 
     official(tmp_path)
     path = tmp_path / "cifar-10-batches-py/data_batch_2"
-    path.write_bytes(pickle.dumps({"data": Harmful()}, protocol=2))
-    with pytest.raises(WavevqError, match=r"data_batch_2: .* names \w+\.mkdir, and arrays alone are allowed"):
-        images.cifar10(tmp_path, 0.1)
-    assert not (tmp_path / "harm").exists()
+    harm = str(tmp_path / "harm").encode()
+    for harmful, reason in (
+        (b"\x80\x02cos\nmkdir\nT" + struct.pack("<I", len(harm)) + harm + b"\x85R.", r"names os\.mkdir, and arrays"),
+        (pickle.dumps({"data": Harmful()}, protocol=2), "BINUNICODE stands in none of its files"),
+        (pickle.dumps({"data": Harmful()}, protocol=4), "FRAME stands in none of its files"),
+    ):
+        pickle.loads(harmful)  # it does what it is feared for
+        (tmp_path / "harm").rmdir()
+        path.write_bytes(harmful)
+        with pytest.raises(WavevqError, match=f"data_batch_2: .*{reason}"):
+            images.cifar10(tmp_path, 0.1)
+        assert not (tmp_path / "harm").exists()
+
+
+def test_an_official_file_takes_no_more_than_its_own_size(tmp_path: Path) -> None:
+    """Shapes, memos and lengths that claim gigabytes, values that take for ever to compare, attributes to be set."""
+    official(tmp_path)
+    path = tmp_path / "cifar-10-batches-py/data_batch_3"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n"
+    for hostile in (
+        array + b"(cnumpy\nndarray\n(J\xff\xff\xff\x7ftU\x01btR.",  # an array of 2 GiB
+        b"]r\xff\xff\xff\xff.",  # a memo of 2**32 places
+        b"T\xff\xff\xff\x7fx.",  # a text of 2 GiB
+        b"\x96" + b"\xff" * 7 + b"\x7fx.",
+        b"}(" + b"(K\x01" + b"t2\x86" * 60 + b"K\x01u.",  # a key of 2**60 ones
+        array + b"}U\x08__init__K\x01sb.",
+        b"cnumpy\ndtype\n(U\x01OK\x00K\x01tR.",  # an array of addresses
+    ):
+        path.write_bytes(hostile)
+        begun = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(WavevqError, match="data_batch_3: not a file of CIFAR-10"):
+            images.cifar10(tmp_path, 0.1)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+        assert time.perf_counter() - begun < 5
 
 
 @pytest.mark.parametrize(

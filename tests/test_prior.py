@@ -253,13 +253,16 @@ def test_crops_are_a_function_of_the_step_and_cover_the_corpus() -> None:
 def test_codes_come_back_from_the_cache(tmp_path: Path) -> None:
     rows = [np.array([3, 1]), np.zeros(0, np.int64), np.array([5])]
     save_codes(tmp_path / "codes", rows)
-    for kept, row in zip(load_codes(tmp_path / "codes"), rows, strict=True):
+    for kept, row in zip(load_codes(tmp_path / "codes", 3, 6), rows, strict=True):
         np.testing.assert_array_equal(kept, row)
     save_codes(tmp_path / "none", [])
-    assert load_codes(tmp_path / "none") == []
+    assert load_codes(tmp_path / "none", 0, 6) == []
     (tmp_path / "broken").write_bytes(b"codes")
     with pytest.raises(WavevqError, match="broken: not the codes of a corpus"):
-        load_codes(tmp_path / "broken")
+        load_codes(tmp_path / "broken", 3, 6)
+    for count, size in ((2, 6), (3, 5)):
+        with pytest.raises(WavevqError, match="codes: not the codes of a corpus"):
+            load_codes(tmp_path / "codes", count, size)
 
 
 # --- the stage and the command ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from wavevq import recipe as r
 from wavevq import voices, wvq
-from wavevq.build import build_model
+from wavevq.build import shape_model
 from wavevq.codes_file import read_codes
 from wavevq.errors import WavevqError
 from wavevq.run_folder import CHECKPOINTS, SUMMARY, find_run, prior_folder, read_recipe, read_speakers
@@ -31,7 +31,7 @@ def of_run(name: str | None) -> Table:
     table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
-    table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
+    table.add_row("parameters", f"{sum(p.numel() for p in shape_model(recipe, len(speakers)).parameters()):,}")
     speech = recipe.data.signal == "speech"
     table.add_row("speakers" if speech else "classes", f"{len(speakers)}: {', '.join(speakers)}")
     for voice in voices.enrolled(folder):

@@ -31,6 +31,9 @@ LEVEL_RMS = 0.08
 SILENCE_RMS = 1e-6  # -120 dB of full scale: what rounding leaves of a constant, or one stray 16-bit step a second
 FLOOR = 1e-5  # RMS below which all frames are equally silent to trimming
 TRIM_FRAME = 0.064  # seconds of the frames whose loudness decides what is trimmed; they start every quarter of it
+RATES = range(100, 1_000_001)  # Hz, of files: beyond them, a few bytes are hours at the model's rate or nothing
+LOUDEST = 1e9  # beyond what integers of 24 bits have where they are taken for full scale; squares stay finite
+BLOCK = 2**20  # samples read at once, all channels together: a header may claim more than there is
 WRITE_BLOCK = 65_536  # libsndfile's Vorbis encoder overflows the stack when a long signal comes in one block
 
 # What libsndfile also knows as 16-bit or as a lossy coding, by the suffixes people use.
@@ -68,7 +71,8 @@ class Levelled:
 def read(source: str | Path | BinaryIO) -> Recording:
     """The recording in a file or a stream, of any format, rate and number of channels that soundfile reads.
 
-    Raises WavevqError where there is no such file, no audio in it, no samples, or samples that are not finite.
+    Raises WavevqError where there is no such file, no audio in it, no samples, samples that are not finite or absurdly
+    loud, or a rate out of RATES.
     """
     name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "stream"))
     try:
@@ -77,18 +81,29 @@ def read(source: str | Path | BinaryIO) -> Recording:
     except OSError as error:
         raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     try:
-        channels, rate = soundfile.read(data, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(data) as file:
+            if file.samplerate not in RATES:
+                raise WavevqError(f"{name}: a rate of {file.samplerate} Hz; allowed are {RATES[0]} to {RATES[-1]}")
+            return Recording(_mono(file, name), file.samplerate, name)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         # TypeError and ValueError: soundfile wants to be told the rate of headerless audio.
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".").lower()
         raise WavevqError(
             f"{name}: not an audio file that can be read, such as wav, flac, ogg or mp3 ({reason})"
         ) from None
-    if not len(channels):
+
+
+def _mono(file: soundfile.SoundFile, name: str) -> Signal:
+    blocks: list[Signal] = []
+    while len(channels := file.read(max(1, BLOCK // file.channels), "float32", always_2d=True)):
+        if not np.isfinite(channels).all():
+            raise WavevqError(f"{name}: holds samples that are NaN or infinite")
+        if max(channels.max(), -channels.min()) > LOUDEST:
+            raise WavevqError(f"{name}: holds samples beyond {LOUDEST:g} times full scale")
+        blocks.append(channels.mean(axis=1, dtype=np.float32))
+    if not blocks:
         raise WavevqError(f"{name}: holds no samples")
-    if not np.isfinite(channels).all():
-        raise WavevqError(f"{name}: holds samples that are NaN or infinite")
-    return Recording(channels.mean(axis=1, dtype=np.float32), int(rate), name)
+    return np.concatenate(blocks)
 
 
 def write(path: str | Path, samples: NDArray[np.floating], rate: int) -> None:

@@ -17,6 +17,7 @@ from wavevq.data.corpora import Listing
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
 from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
+from wavevq.errors import WavevqError
 from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
@@ -104,6 +105,22 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
         return model
     joint = recipe.prior.joint
     return JointVqVae(model, build_prior(recipe, recipe.prior, speakers), weight=joint.weight, tau=joint.tau)
+
+
+def shape_model(recipe: r.Recipe, speakers: int) -> VqVae:
+    """The recipe's model without memory for its weights: what can be asked of a recipe that nobody vouches for."""
+    with shapes():
+        return build_model(recipe, speakers)
+
+
+@contextmanager
+def shapes() -> Iterator[None]:
+    """What is built in here has shapes alone. Raises WavevqError for shapes that cannot be."""
+    try:
+        with torch.device("meta"):
+            yield
+    except RuntimeError as error:
+        raise WavevqError(f"recipe: its model is too large ({str(error).splitlines()[0]})") from None
 
 
 @contextmanager

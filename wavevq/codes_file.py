@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import tokenize
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 
 from wavevq.audio import put
 from wavevq.errors import WavevqError
+
+MOST = 2**40  # codes of a file or a stream: a century of speech
 
 
 def write_codes(target: Path | BinaryIO, codes: NDArray[np.integer[Any]]) -> None:
@@ -93,7 +94,9 @@ def _header(
         shape, by_columns, dtype = versions[version](source)
     except OSError as error:
         raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # of a damaged header
+    except WavevqError:
+        raise
+    except Exception as error:  # of a damaged header, which is read as Python's literals are: nearly any
         raise WavevqError(f"{name}: not a .npy file of codes ({' '.join(str(error).split())})") from None
     refuse_noncodes(dtype, shape, name, *axes)
     return shape, "F" if by_columns else "C", dtype
@@ -104,12 +107,14 @@ def cut(name: str, there: int, frames: int) -> WavevqError:
 
 
 def refuse_noncodes(dtype: np.dtype[Any], shape: tuple[int, ...], name: str, *axes: int) -> None:
-    """Raises WavevqError, with ``name``, for the type or the shape of what can be no codebook's codes.
+    """Raises WavevqError, with ``name``, for the type, the shape or the size of what can be no codebook's codes.
 
     axes: how many there may be, by default 1; 3 of an image.
     """
-    if not np.issubdtype(dtype, np.integer):
+    if dtype.kind not in "iu":  # numpy counts durations among the integers
         raise WavevqError(f"{name}: holds {dtype}; codes are integers")
     if len(shape) not in (axes or (1,)) or min(shape) < 1:
         said = "one sequence of at least one" if axes in ((), (1,)) else "a grid of height, width and codes a position"
         raise WavevqError(f"{name}: has the shape {list(shape)}; codes are {said}")
+    if math.prod(shape) > MOST:
+        raise WavevqError(f"{name}: claims the shape {list(shape)}; a file has at most {MOST} codes")

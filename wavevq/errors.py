@@ -1,4 +1,8 @@
-"""The one exception for a user's mistakes."""
+"""The one exception for a user's mistakes, and text of others in a message."""
+
+import unicodedata
+
+UNTOLD = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, ends of lines and paragraphs
 
 
 class WavevqError(Exception):
@@ -6,3 +10,8 @@ class WavevqError(Exception):
 
     It names the value, the file or key, and what is allowed. The command line prints it and ends with exit code 2.
     """
+
+
+def escaped(text: str) -> str:
+    """``text`` as one line that a terminal only shows: what steers it is written as Python writes it, ``\\x1b``."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in UNTOLD else c for c in text)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from wavevq import __version__
 from wavevq.audio import Signal, make_folder
@@ -248,9 +248,9 @@ def tables(record: Record) -> Iterator[RichTable]:
         for justify in ("left", "right", "left", "left"):
             made.add_column(justify=justify)
         for figure in section.figures:
-            made.add_row(*map(escape, (figure.name, shown(figure), figure.unit, figure.note)))
+            made.add_row(*map(Text, (figure.name, shown(figure), figure.unit, figure.note)))
         if section.note:
-            made.add_row(escape(section.note))  # [eval] is no markup
+            made.add_row(Text(section.note))  # [eval] is no markup
         yield made
 
 

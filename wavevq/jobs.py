@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from wavevq.audio import FORMATS, check_format
 from wavevq.errors import WavevqError
+from wavevq.folders import walk
 
 AUDIO, CODES, PACKED, PNG = tuple(FORMATS), ".npy", ".wvq", ".png"
 PAGE = "index.html"  # of what has been sampled
@@ -105,9 +106,8 @@ def recordings(paths: Sequence[str]) -> list[Path]:
 def _below(folder: Path, takes: Sequence[str], out: Path | None = None) -> list[Path]:
     """Files below a folder of certain suffixes, not those below ``out``. Raises WavevqError where there are none."""
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    for parent, files in walk(folder):
+        found += [parent / name for name in files if not name.startswith(".")]
     kept = sorted(path for path in found if path.suffix.lower() in takes and path.is_file())
     if out is not None:
         kept = [path for path in kept if not _is_made(path, folder, out)]

@@ -7,7 +7,6 @@ through ``read``.
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -23,6 +22,8 @@ from wavevq.errors import WavevqError
 Pixels = NDArray[np.uint8]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow would hand PostScript to a program that runs it
+MOST = 2**25  # pixels: what a header claims is allocated before the pixels are read
 VALUES = 256  # of a colour
 HALF = (VALUES - 1) / 2
 
@@ -31,10 +32,11 @@ HALF = (VALUES - 1) / 2
 
 
 def read(source: str | Path | BinaryIO, size: int | None = None) -> Pixels:
-    """The image in a file or a stream, of any format that Pillow reads; what is transparent is white.
+    """The image in a file or a stream of one of FORMATS; what is transparent is white.
 
     size: resized so that its shorter side is ``size``, and cut to the square in its middle; one that is such a square
-    stays as it is. Raises WavevqError where there is no such file, no image in it, or one of more than 8 bits a colour.
+    stays as it is. Raises WavevqError where there is no such file, no image in it, or one of more than 8 bits a colour
+    or MOST pixels.
     """
     name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "stream"))
     try:
@@ -42,13 +44,15 @@ def read(source: str | Path | BinaryIO, size: int | None = None) -> Pixels:
     except OSError as error:
         raise WavevqError(f"{name}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             if size is not None:
                 file.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no larger than is needed
+            if file.width * file.height > MOST:
+                raise ValueError(f"{file.width} x {file.height} pixels, of at most {MOST}")
             return np.array(_fitted(_coloured(ImageOps.exif_transpose(file)), size))
-    # SyntaxError: a damaged PNG.
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+    except Exception as error:  # Pillow's readers of a damaged file: nearly any
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = " ".join(str(error).split()) or type(error).__name__ if known else "of no known format"
         raise WavevqError(f"{name}: not an image that can be read, such as png or jpg ({reason})") from None
 
 

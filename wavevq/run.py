@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wavevq import voices
 from wavevq.audio import Recording, Signal, normalise
-from wavevq.build import build_model, build_prior
+from wavevq.build import build_model, build_prior, shape_model, shapes
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
 from wavevq.decoders import of_speech
@@ -366,8 +366,9 @@ def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:
     """The model of a run with its averaged weights, and how many steps they have seen; labels: how many."""
     newest = newest_checkpoint(folder)
+    weights = read_tensors(newest / AVERAGE, shape_model(recipe, labels))  # a recipe that does not fit builds nothing
     model = build_model(recipe, labels)
-    model.load_state_dict(read_tensors(newest / AVERAGE, model))
+    model.load_state_dict(weights)
     step: int = read_state(newest)["step"]
     return model, step
 
@@ -378,8 +379,11 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder)
+    with shapes():
+        expected = build_prior(recipe, recipe.prior, labels)
+    weights = read_tensors(found[-1] / AVERAGE, expected)
     prior = build_prior(recipe, recipe.prior, labels)
-    prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
+    prior.load_state_dict(weights)
     return prior
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from wavevq.audio import make_folder, replacing
 from wavevq.errors import WavevqError
+from wavevq.plain import from_json, from_yaml, is_name
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.train.state import checkpoints, fingerprint
 
@@ -26,12 +27,29 @@ def find_run(name: str | Path | None) -> Path:
     if name:
         for folder in (Path(name), RUNS / name):
             if os.path.isfile(folder / RECIPE):  # noqa: PTH113  pathlib's raises for a name that is too long
+                refuse_ways_out(folder)
                 return folder
         raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/")
     finished = sorted(RUNS.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime_ns)
     if not finished:
         raise WavevqError(f"no finished run under {RUNS}/: train one (wavevq train RECIPE) or name one with --run")
+    refuse_ways_out(finished[-1].parent)
     return finished[-1].parent
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Raises WavevqError for a link in a run folder that leads out of it, and for what is neither file nor folder.
+
+    So a folder from elsewhere can have nothing read or written beside it, and nothing that is read never ends.
+    """
+    top = os.path.realpath(folder)
+    for parent, folders, files in os.walk(top):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            target = os.path.realpath(path)
+            if path.is_symlink() and not target.startswith(f"{top}{os.sep}"):
+                raise WavevqError(f"{path}: is a link that leads out of the run folder, to {target}")
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise WavevqError(f"{path}: is neither a file nor a folder")
 
 
 def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping[str, str] | None = None) -> None:
@@ -54,22 +72,27 @@ def read_recipe(folder: Path) -> Recipe:
     """Raises WavevqError for one that cannot be read."""
     path = folder / RECIPE
     try:
-        return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        return parse_recipe(from_yaml(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise WavevqError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    except ValueError as error:
+        raise WavevqError(f"{path}: cannot be read ({error})") from None
 
 
 def read_speakers(folder: Path) -> tuple[str, ...]:
     """Raises WavevqError for a list that cannot be read."""
     path = folder / SPEAKERS
     try:
-        speakers = json.loads(path.read_text(encoding="utf-8"))["speakers"]
+        speakers = from_json(path.read_text(encoding="utf-8"))["speakers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WavevqError(f"{path}: not a list of speakers ({error!r})") from None
     if not isinstance(speakers, list) or not speakers or not all(isinstance(name, str) for name in speakers):
         raise WavevqError(f"{path}: not a list of speakers")
+    for name in speakers:
+        if not is_name(name):
+            raise WavevqError(f"{path}: {name!r} cannot be a speaker's name; those of folders can")
+    if len(set(speakers)) < len(speakers):
+        raise WavevqError(f"{path}: names a speaker twice")
     return tuple(speakers)
 
 

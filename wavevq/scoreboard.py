@@ -6,7 +6,6 @@ it says: to take the best would be to choose by the held-out clips.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from wavevq.audio import replacing
 from wavevq.errors import WavevqError
 from wavevq.evaluate.record import Record, read_record
 from wavevq.paper import CLAIMS, RUN, Claim, Place, Source
+from wavevq.plain import from_json
 
 COMMITTED = Path(__file__).parents[1] / "results"  # of a checkout
 BEGIN, END = "<!-- wavevq scoreboard -->", "<!-- /wavevq scoreboard -->"
@@ -141,10 +141,10 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Evidence], list[Path]]:
 def read(path: Path) -> Evidence | None:
     """An evaluation or a study's results, None for JSON of another kind. Raises WavevqError for a damaged file."""
     try:
-        tree = json.loads(path.read_bytes())
+        tree = from_json(path.read_bytes())
     except OSError as error:
         raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise WavevqError(f"{path}: not JSON ({error})") from None
     if not isinstance(tree, dict):
         return None
@@ -258,8 +258,8 @@ def table(rows: Sequence[Row]) -> Table:
         made.add_column(header, overflow="fold")
     for row in rows:
         origin = f"{row.data}; steps {row.steps}; seed {row.seed}; {row.date}\n{row.command}"
-        ours = escape(row.why) if row.ours is None else f"[bold]{escape(row.ours)}[/bold]\n[dim]{escape(origin)}[/dim]"
-        made.add_row(row.claim.section, escape(row.claim.experiment), escape(row.claim.value), ours)
+        ours = Text(row.why) if row.ours is None else Text.assemble((row.ours, "bold"), "\n", (origin, "dim"))
+        made.add_row(row.claim.section, Text(row.claim.experiment), Text(row.claim.value), ours)
     return made
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wavevq.audio import make_folder, replacing
 from wavevq.errors import WavevqError
+from wavevq.plain import from_json, is_name
 
 FOLDER, SUFFIX = "speakers", ".safetensors"
 FORMAT = 1
@@ -41,7 +42,7 @@ class Voice:
 
 def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> Path:
     """The file of a new speaker of a run. Raises WavevqError for a name that cannot be, or is taken."""
-    if not re.fullmatch(r"[^\W_][\w.-]*", name) or len(name.encode()) > LONGEST_NAME:
+    if not _can_be(name):
         raise WavevqError(
             f"{name}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a letter or "
             f"digit, {LONGEST_NAME} bytes in all"
@@ -52,6 +53,10 @@ def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> P
     if path.exists() and not replace:
         raise WavevqError(f"{name}: is enrolled already, in {path}; --replace replaces it")
     return path
+
+
+def _can_be(name: str) -> bool:
+    return bool(re.fullmatch(r"[^\W_][\w.-]*", name)) and len(name.encode()) <= LONGEST_NAME
 
 
 def save(path: Path, voice: Voice) -> None:
@@ -69,9 +74,20 @@ def load(path: Path) -> Voice:
             told = file.metadata() or {}
             if told.get("format") != str(FORMAT):
                 raise WavevqError(f"{path}: not a speaker's embedding of format {FORMAT}; delete it or enroll again")
-            return Voice(path.stem, file.get_tensor("embedding"), told["weights"], json.loads(told["about"]))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            voice = Voice(path.stem, file.get_tensor("embedding"), told["weights"], from_json(told["about"]))
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:  # the last: a type of tomorrow's
         raise WavevqError(f"{path}: not a speaker's embedding ({error}); delete it or enroll again") from None
+    if not _is_whole(voice):
+        raise WavevqError(f"{path}: not a speaker's embedding, or what it tells is damaged; delete it or enroll again")
+    return voice
+
+
+def _is_whole(voice: Voice) -> bool:
+    """Whether everything in it can be what ``save`` wrote."""
+    about = voice.about if isinstance(voice.about, dict) else {}
+    numbers = (about.get(key) for key in ("seconds", "bits_per_sample_before", "bits_per_sample_after"))
+    told = all(isinstance(number, int | float) for number in numbers) and is_name(str(about.get("nearest", "")))
+    return told and _can_be(voice.name) and bool(voice.embedding.isfinite().all())
 
 
 def enrolled(folder: Path) -> list[Voice]:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from wavevq.errors import WavevqError
 from wavevq.fixed import CHUNK, NOTHING, TOTAL, FixedPrior
+from wavevq.plain import is_name
 
 Codes = NDArray[np.int64]
 
@@ -130,6 +131,8 @@ def _read(source: BinaryIO, name: str) -> Packed:
         speaker = front[HEAD.size : HEAD.size + named].decode()
     except UnicodeDecodeError:
         raise WavevqError(f"{name}: is damaged, its speaker's name is not UTF-8") from None
+    if not is_name(speaker):
+        raise WavevqError(f"{name}: is damaged, {speaker!r} cannot be a speaker's name")
     if not codes or size % 4:
         raise WavevqError(f"{name}: is damaged, holds {codes} codes in {size} bytes")
     (seal,) = SUM.unpack_from(data, len(front))

@@ -9,7 +9,7 @@ import click
 from wavevq import __version__
 from wavevq.cli import measures, speech, training
 from wavevq.cli.options import INTERRUPTED, MISTAKE
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 
 
 class Commands(click.Group):
@@ -19,8 +19,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except WavevqError as error:
-            for line in str(error).splitlines():
-                click.echo(f"wavevq: {line}", err=True)
+            for line in str(error).split("\n"):
+                click.echo(f"wavevq: {escaped(line)}", err=True)
             ctx.exit(MISTAKE)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

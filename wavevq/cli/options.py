@@ -93,7 +93,7 @@ def console(stderr: bool = True) -> Console:
     """Where messages go: standard error for the commands whose output may be piped."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, markup=False)  # names of files and speakers are shown as they are
 
 
 def streams() -> tuple[BinaryIO, BinaryIO]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from wavevq.data.corpora import ALIGNED, Listing, utterance
 from wavevq.errors import WavevqError
+from wavevq.folders import walk
 
 Phone = tuple[float, float, str]  # start and end in seconds, symbol
 
@@ -36,10 +36,9 @@ def aligned(listing: Listing, folder: str | Path) -> Listing:
         raise WavevqError(f"data.alignments: there is no folder {folder}")
     named: dict[str, list[Path]] = {}
     spoken: dict[str, Path] = {}  # of every utterance of a CTM
-    for parent, folders, files in os.walk(top, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
+    for parent, files in walk(top):
+        for name in files:
+            path = parent / name
             suffix = next((suffix for suffix in ALIGNED if name.endswith(suffix)), None)
             if suffix == CTM:
                 spoken |= dict.fromkeys(_ctm(path, _stamp(path)), path)
@@ -169,7 +168,7 @@ def _textgrid(path: Path) -> list[Phone]:
             else:
                 for _ in range(count):
                     number(), string()
-    except (ValueError, TypeError, StopIteration) as error:
+    except (ValueError, TypeError, OverflowError, StopIteration) as error:  # OverflowError: as many tiers as 1e999
         reason = str(error) if type(error) is ValueError else "it is cut short or damaged"
         raise WavevqError(f"{path}: not a TextGrid in Praat's text format ({reason})") from None
     chosen = [name for name in tiers if TIERS.fullmatch(name)] or list(tiers)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wavevq.errors import WavevqError
+from wavevq.plain import from_json
 
 INDEX = "index.json"
 AT_ONCE = 64  # decoded items held in memory
@@ -81,7 +82,9 @@ def write_index(folder: Path, index: Mapping[str, Any]) -> None:
 
 def read_index(folder: Path, format: int) -> Any:
     """What ``write_index`` wrote. Raises WavevqError for another format; OSError and ValueError where it is none."""
-    index = json.loads((folder / INDEX).read_text("utf-8"))
+    index = from_json((folder / INDEX).read_text("utf-8"))
+    if not isinstance(index, dict) or "format" not in index:
+        raise ValueError(f"{INDEX} is none of a store")
     if index["format"] != format:
         raise WavevqError(f"{folder}: a store of format {index['format']}, not {format}")
     return index

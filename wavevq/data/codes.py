@@ -94,10 +94,17 @@ def save_codes(path: Path, rows: Sequence[NDArray[np.integer[Any]]]) -> None:
         save_file({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}, partial)
 
 
-def load_codes(path: Path) -> list[NDArray[np.int64]]:
-    """What ``save_codes`` wrote. Raises WavevqError for anything else."""
+def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
+    """What ``save_codes`` wrote of ``count`` examples, in [0, size). Raises WavevqError for anything else."""
     try:
         tensors = load_file(path)
-        return np.split(tensors["codes"].astype(np.int64), np.cumsum(tensors["lengths"]))[:-1]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        codes, lengths = tensors["codes"], tensors["lengths"]
+        if codes.dtype != np.int32 or lengths.dtype != np.int64 or lengths.shape != (count,) or not codes.ndim:
+            raise ValueError(f"codes {codes.dtype} {list(codes.shape)}, lengths {lengths.dtype} {list(lengths.shape)}")
+        if ((lengths < 0) | (lengths > len(codes))).any() or lengths.sum() != len(codes):
+            raise ValueError("lengths that are not those of the codes")
+        if codes.size and not 0 <= codes.min() <= codes.max() < size:
+            raise ValueError(f"codes from {codes.min()} to {codes.max()}, of {size}")
+        return np.split(codes.astype(np.int64), np.cumsum(lengths))[:-1]
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:  # the last: a type of tomorrow's
         raise WavevqError(f"{path}: not the codes of a corpus ({error}); delete it, and it is made anew") from None

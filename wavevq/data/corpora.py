@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wavevq.errors import WavevqError
+from wavevq.folders import walk
+from wavevq.plain import is_name
 
 Split = Literal["train", "val", "val_unseen", "test"]  # the last: a corpus's own, of images
 SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen")
@@ -213,6 +215,10 @@ def _listing(
         missing += sum(path not in splits for path in listed)
     names = {path: path.relative_to(place).as_posix() for path in sorted(splits, key=Path.as_posix)}
     speakers = {path: speaker_of(path) for path in names}
+    if unnamed := next((name for name in speakers.values() if not is_name(name)), None):
+        raise WavevqError(
+            f"data.root: {place} has {unnamed!r}, which cannot be a speaker's name: what controls a terminal"
+        )
     if "val" not in lists:
         for path in _held_out([path for path in names if splits[path] == "train"], names, speakers, held_out, seed):
             splits[path] = "val"
@@ -278,9 +284,8 @@ def _audio_below(folder: Path) -> list[Path]:
 
 def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):  # pathlib's walk passes by folders that are links
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for name in files if _is_file(path := Path(parent, name), suffixes)]
+    for parent, files in walk(folder):
+        found += [path for name in files if _is_file(path := parent / name, suffixes)]
     return found
 
 

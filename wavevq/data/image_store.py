@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from wavevq.contracts import Batch
 from wavevq.data.batches import Whole, Windows, spread
@@ -29,6 +30,17 @@ from wavevq.noise import uniform
 from wavevq.pixels import Pixels, to_signal
 
 FORMAT = 1  # raise it whenever a store made by older code must not be used again
+
+
+@dataclass(frozen=True)
+class _Index:
+    side: Annotated[int, Field(gt=0)]
+    missing: int
+    broken: tuple[Broken, ...]
+    pictures: tuple[tuple[str, str, Split], ...]
+
+
+_INDEX = TypeAdapter(_Index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,21 +152,21 @@ def open_store(folder: str | Path) -> ImageStore:
     """The store in ``folder``, its images whole. Raises WavevqError if it is none, or its files do not fit."""
     folder = Path(folder)
     try:
-        index = read_index(folder, FORMAT)
-        pictures = tuple(Picture(name, label, split, row) for row, (name, label, split) in enumerate(index["pictures"]))
-        shape = (len(pictures), index["side"], index["side"], 3)
+        index = _INDEX.validate_python(read_index(folder, FORMAT))
+        pictures = tuple(Picture(name, label, split, row) for row, (name, label, split) in enumerate(index.pictures))
+        shape = (len(pictures), index.side, index.side, 3)
         pixels = np.memmap(folder / "images.u8", np.uint8, mode="r")
         return ImageStore(
             folder,
             tuple(sorted({one.label for one in pictures if one.split == "train"})),
             pictures,
-            index["missing"],
-            tuple(Broken(**one) for one in index["broken"]),
+            index.missing,
+            index.broken,
             pixels.reshape(shape),
-            index["side"],
+            index.side,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WavevqError(f"{folder}: not a store that can be used ({error})") from None
+    except (OSError, ValueError) as error:
+        raise WavevqError(f"{folder}: not a store that can be used ({' '.join(str(error).split())})") from None
 
 
 def _key(images: Images) -> str:

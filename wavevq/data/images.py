@@ -6,7 +6,9 @@ Validation is a share of the training images; what a corpus sets apart itself is
 from __future__ import annotations
 
 import csv
+import io
 import pickle
+import pickletools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -127,13 +129,46 @@ def _held_out(top: Path, files: Sequence[File], read: Callable[[Path], Pixels], 
 # --- CIFAR-10's files ---------------------------------------------------------------------------------------
 
 
+# What Python 2 wrote those files with. Nothing here names an object by its place in a memo: so none stands twice, and
+# no few bytes make a value that takes for ever to compare.
+OPCODES = {
+    *("PROTO", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "SETITEM", "SETITEMS", "APPEND", "APPENDS"),
+    *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWFALSE", "BININT", "BININT1", "BININT2"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINPUT", "LONG_BINPUT", "GLOBAL", "REDUCE", "BUILD"),
+}
+
+
+class _Bytes:
+    """In place of numpy's dtype: of bytes, and no other."""
+
+    def __init__(self, kind: bytes, *_: int) -> None:
+        if kind != b"u1":
+            raise pickle.UnpicklingError("its arrays are not of bytes")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and the like, of which bytes have none."""
+
+
+class _Array:
+    """In place of what numpy restores an array with: begun empty, then given its shape and its bytes."""
+
+    def __init__(self, *_: object) -> None:
+        self.rows = np.empty((0, 0), np.uint8)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], object, bool, bytes]) -> None:
+        _, shape, kind, by_columns, data = state
+        if not isinstance(kind, _Bytes) or by_columns or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("its array is not one of bytes, row after row")
+        self.rows = np.frombuffer(data, np.uint8).reshape(shape)
+
+
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy's arrays and Python's own values: what names anything else is refused, not run."""
+    """Builds Python's own values and arrays of bytes: what names anything else is refused, and nothing is run."""
 
     KNOWN: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # where it lies differs by version
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy", "ndarray"): None,  # only named, as what _reconstruct is to make
+        ("numpy", "dtype"): _Bytes,
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -144,8 +179,13 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _unpickled(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="bytes").load()
+        data = path.read_bytes()
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name not in OPCODES:
+                raise pickle.UnpicklingError(f"{opcode.name} stands in none of its files")
+            if opcode.name == "LONG_BINPUT" and int(argument or 0) > len(data):  # the memo is as long as this says
+                raise pickle.UnpicklingError(f"a memo of {argument} places")
+        return _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
     except OSError as error:
         raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     except Exception as error:  # of a damaged pickle: nearly any
@@ -157,15 +197,20 @@ def _batch(path: Path) -> tuple[Pixels, list[int], list[str]]:
     found = _unpickled(path)
     if not isinstance(found, dict) or not {b"data", b"labels", b"filenames"} <= found.keys():
         raise _no_batch(path, "no data, labels and filenames")
-    data, labels, names = found[b"data"], found[b"labels"], found[b"filenames"]
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * SIDE * SIDE,):
+    array, labels, names = found[b"data"], found[b"labels"], found[b"filenames"]
+    data = array.rows if isinstance(array, _Array) else None
+    if data is None or data.shape[1:] != (3 * SIDE * SIDE,):
         raise _no_batch(path, f"data is not an array of {3 * SIDE * SIDE} bytes a row")
-    if not isinstance(labels, list) or len(labels) != len(data) or not set(labels) <= set(range(len(CIFAR10))):
+    if not isinstance(labels, list) or len(labels) != len(data) or not all(_is_label(label) for label in labels):
         raise _no_batch(path, "labels are not one of 0 to 9 for each row")
     if not isinstance(names, list) or len(names) != len(data) or not all(isinstance(name, bytes) for name in names):
         raise _no_batch(path, "filenames are not one for each row")
     colours = data.reshape(-1, 3, SIDE, SIDE)
     return np.ascontiguousarray(colours.transpose(0, 2, 3, 1)), labels, [name.decode("latin-1") for name in names]
+
+
+def _is_label(value: object) -> bool:
+    return type(value) is int and 0 <= value < len(CIFAR10)
 
 
 def _no_batch(path: Path, reason: str) -> WavevqError:
@@ -192,8 +237,9 @@ def _strips(table: Path) -> list[File]:
                 files.setdefault(table.with_name(f"{split}_{number:02}.png"), []).append(one)
     except OSError as error:
         raise WavevqError(f"{table}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise WavevqError(f"{table}: not a table of index, label and filename ({error})") from None
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise WavevqError(f"{table}: not a table of index, label and filename ({reason})") from None
     return [(path, tuple(pictures)) for path, pictures in files.items()]
 
 

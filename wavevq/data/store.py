@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from wavevq.audio import Signal, normalise, read
 from wavevq.contracts import Batch
@@ -27,6 +28,29 @@ from wavevq.errors import WavevqError
 
 FORMAT = 1  # raise it whenever a store made by older code must not be used again
 FULL_SCALE = 32_767
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A clip in the index."""
+
+    name: str
+    speaker: str
+    split: Split
+    length: Annotated[int, Field(gt=0)]
+    phones: tuple[Phone, ...] | None
+
+
+@dataclass(frozen=True)
+class _Index:
+    rate: Annotated[int, Field(gt=0)]
+    missing: int
+    broken: tuple[Broken, ...]
+    about: dict[str, str]
+    clips: tuple[_Entry, ...]
+
+
+_INDEX = TypeAdapter(_Index)
 
 
 @dataclass(frozen=True)
@@ -119,31 +143,30 @@ def open_store(folder: str | Path) -> Store:
     """The store in ``folder``. Raises WavevqError if it is none, or its two files do not fit each other."""
     folder = Path(folder)
     try:
-        index = read_index(folder, FORMAT)
-        clips = tuple(_clips(index["clips"]))
+        index = _INDEX.validate_python(read_index(folder, FORMAT))
+        clips = tuple(_clips(index.clips))
         size = (folder / "samples.i16").stat().st_size
         if size != 2 * sum(clip.length for clip in clips):
             raise WavevqError(f"{folder / 'samples.i16'}: {size} bytes, which is not what index.json tells of")
         return Store(
             folder,
-            index["rate"],
+            index.rate,
             tuple(sorted({clip.speaker for clip in clips if clip.split == "train"})),
             clips,
-            index["missing"],
-            tuple(Broken(**one) for one in index["broken"]),
-            index["about"],
+            index.missing,
+            index.broken,
+            index.about,
             np.memmap(folder / "samples.i16", np.int16, mode="r"),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WavevqError(f"{folder}: not a store that can be used ({error})") from None
+    except (OSError, ValueError) as error:
+        raise WavevqError(f"{folder}: not a store that can be used ({' '.join(str(error).split())})") from None
 
 
-def _clips(entries: list[dict[str, Any]]) -> Iterator[StoredClip]:
+def _clips(entries: Sequence[_Entry]) -> Iterator[StoredClip]:
     start = 0
-    for entry in entries:
-        phones = entry["phones"] and tuple((begin, end, symbol) for begin, end, symbol in entry["phones"])
-        yield StoredClip(entry["name"], entry["speaker"], entry["split"], start, entry["length"], phones)
-        start += entry["length"]
+    for one in entries:
+        yield StoredClip(one.name, one.speaker, one.split, start, one.length, one.phones)
+        start += one.length
 
 
 def _key(listing: Listing, rate: int, trim_db: float | None) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.section import Count, Number, Section, Share, Signal, Whole
+from wavevq.recipe.section import Blocks, Count, Layers, Number, Section, Share, Signal, Whole
 
-Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1)]
+Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=16)]
 
 
 class Strided(Section):
@@ -35,7 +35,7 @@ class WaveformEncoder(Strided):
     kind: Literal["waveform"]
     strides: Strides = (2, 2, 2, 2, 2, 2)
     channels: Count = 128
-    residual_blocks: Whole = 0  # after the last stride
+    residual_blocks: Blocks = 0  # after the last stride
 
 
 class SpectralEncoder(Section):
@@ -44,12 +44,13 @@ class SpectralEncoder(Section):
     signal: ClassVar[Signal] = "speech"
     kind: Literal["logmel", "mfcc"]
     frame_hop: Count = 128  # samples between frames
-    frame_window: Count = 512  # samples of a frame's window
-    bands: Count = 80  # mel bands, or for mfcc the number of coefficients kept
-    strides: tuple[Annotated[int, Number, Field(ge=1, le=16)], ...] = ()  # of the convolutions after the frames
+    frame_window: Annotated[int, Number, Field(gt=0, le=2**15)] = 512  # samples of a frame's window
+    bands: Annotated[int, Number, Field(gt=0, le=512)] = 80  # mel bands, or for mfcc the number of coefficients kept
+    # Of the convolutions after the frames.
+    strides: Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(max_length=16)] = ()
     window: Count = 4
     channels: Count = 128
-    residual_blocks: Whole = 2
+    residual_blocks: Blocks = 2
 
     @property
     def hop(self) -> int:
@@ -73,7 +74,7 @@ class ImageEncoder(Strided):
     kind: Literal["image"]
     strides: Strides = (2, 2)
     channels: Count = 256
-    residual_blocks: Whole = 2
+    residual_blocks: Blocks = 2
     residual: Count = 256  # width inside a residual block
     groups: Count = 1  # codes a position (G), of one codebook
 
@@ -150,7 +151,7 @@ class WaveNetDecoder(Section):
 
     signal: ClassVar[Signal] = "speech"
     kind: Literal["wavenet"]
-    layers: Count = 30
+    layers: Layers = 30
     cycle: Annotated[int, Number, Field(gt=0, le=20)] = 10  # dilations 1, 2, ... 2^(cycle-1), over again
     kernel: Annotated[int, Number, Field(ge=2, le=8)] = 2
     residual: Count = 64
@@ -159,7 +160,7 @@ class WaveNetDecoder(Section):
     head: Count = 256  # hidden width between skip sum and classes
     classes: Annotated[int, Number, Field(ge=2, le=65_536)] = 256
     context: Count = 128  # width of the conditioning network at latent rate
-    context_layers: Whole = 2
+    context_layers: Blocks = 2
     speaker_dim: Count = 64
 
     @property
@@ -197,7 +198,7 @@ class ImageDecoder(Section):
     signal: ClassVar[Signal] = "images"
     kind: Literal["image"]
     channels: Count = 256
-    residual_blocks: Whole = 2
+    residual_blocks: Blocks = 2
     residual: Count = 256  # width inside a residual block
     distribution: Pixels = Logistics(kind="logistic")
 
@@ -212,7 +213,7 @@ class PixelCnn(Section):
 
     signal: ClassVar[Signal] = "images"
     kind: Literal["pixelcnn"]
-    layers: Count = 12
+    layers: Layers = 12
     kernel: Literal[1, 3, 5, 7] = 3  # columns that a layer reads above a position
     residual: Count = 64
     gate: Count = 64  # width after the gate; filter and gate together are twice as wide
@@ -224,7 +225,7 @@ class PixelCnnDecoder(PixelCnn):
 
     kernel: Literal[1, 3, 5, 7] = 5
     context: Count = 128  # width of the network, the image encoder's mirror image, that brings codes to pixels
-    context_layers: Whole = 2
+    context_layers: Blocks = 2
     label_dim: Whole = 0  # width of the class's embedding; 0: the codes alone
 
     @property

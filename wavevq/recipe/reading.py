@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from wavevq.errors import WavevqError
+from wavevq.plain import from_yaml
 from wavevq.recipe.model import Encoder
 from wavevq.recipe.recipe import Recipe, cut_frame
 from wavevq.recipe.training import Train
+
+TOLD = 30  # mistakes of a recipe
+_SHORT = Repr()  # of a value that is not allowed, however large it is
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -28,9 +33,9 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         reason = error.strerror if isinstance(error, OSError) else error
         raise WavevqError(f"{path}: cannot be read as a recipe ({str(reason).lower()})") from None
     try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise WavevqError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        tree = from_yaml(text)
+    except ValueError as error:
+        raise WavevqError(f"{path}: not YAML ({error})") from None
     if not isinstance(tree, dict):
         raise WavevqError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
     return overridden(tree, overrides, str(path))
@@ -57,6 +62,8 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
         # pydantic looks at a whole section only when all of its parts are right.
         if all(one["loc"] for one in error.errors()) and (more := _mistaken_crop(tree)):
             mistakes.append(f"recipe: {more}")
+        if len(mistakes) > TOLD:
+            mistakes[TOLD:] = [f"and {len(mistakes) - TOLD} mistakes more"]
         raise WavevqError("\n".join(f"{source}: {mistake}" for mistake in mistakes)) from None
 
 
@@ -85,8 +92,8 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
         if not isinstance(section, dict):
             return f"--set {override}: {key} is a value, not a section"
     try:
-        section[keys[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        section[keys[-1]] = from_yaml(text)
+    except ValueError:
         return f"--set {override}: {text} is not a YAML value"
     return None
 
@@ -98,7 +105,7 @@ def _mistake(tree: Any, error: Any) -> str:
     for part in error["loc"]:
         if isinstance(node, dict) and part not in node and part == node.get("kind"):
             continue
-        keys.append(str(part))
+        keys.append(str(part) if str(part).isprintable() else _SHORT.repr(part))
         node = node[part] if isinstance(node, dict | list) and _holds(node, part) else None
     where = ".".join(keys) or "recipe"
     if error["type"] == "missing":
@@ -106,13 +113,14 @@ def _mistake(tree: Any, error: Any) -> str:
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         kinds = ", ".join(_kinds(_section(error["loc"])))
         given = error["ctx"].get("tag")
-        return f"{where}.kind: {f'{given!r} is not allowed' if given else 'missing'}; allowed are {kinds}"
+        said = f"{_SHORT.repr(given)} is not allowed" if given else "missing"
+        return f"{where}.kind: {said}; allowed are {kinds}"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; allowed are {', '.join(_section(error['loc'][:-1]).model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {error['input']!r} is not allowed: {message}"
+    return f"{where}: {_SHORT.repr(error['input'])} is not allowed: {message}"
 
 
 def _holds(node: dict[Any, Any] | list[Any], part: Any) -> bool:

@@ -16,6 +16,8 @@ def _no_truth(value: Any) -> Any:
 Number = BeforeValidator(_no_truth)  # pydantic would take true for 1
 Count = Annotated[int, Number, Field(gt=0)]
 Whole = Annotated[int, Number, Field(ge=0)]
+Layers = Annotated[int, Number, Field(gt=0, le=1000)]  # each is built, before it is known whether memory is there
+Blocks = Annotated[int, Number, Field(ge=0, le=1000)]
 Share = Annotated[float, Number, Field(ge=0, lt=1)]
 Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 

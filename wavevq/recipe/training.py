@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from wavevq.recipe.model import PixelCnn
-from wavevq.recipe.section import Count, Number, Positive, Section, Share, Signal, Whole
+from wavevq.recipe.section import Count, Layers, Number, Positive, Section, Share, Signal, Whole
 
 
 class Schedule(Section):
@@ -40,7 +40,7 @@ class WaveNetPrior(Section):
 
     signal: ClassVar[Signal] = "speech"
     kind: Literal["wavenet"]
-    layers: Count = 20
+    layers: Layers = 20
     cycle: Annotated[int, Number, Field(gt=0, le=20)] = 5
     kernel: Annotated[int, Number, Field(ge=2, le=8)] = 2
     residual: Count = 128
@@ -54,7 +54,7 @@ class TransformerPrior(Section):
 
     signal: ClassVar[Signal] = "speech"
     kind: Literal["transformer"]
-    layers: Count = 6
+    layers: Layers = 6
     width: Count = 256
     heads: Count = 4
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wavevq.audio import replacing
 from wavevq.errors import WavevqError
+from wavevq.plain import from_json, is_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +38,9 @@ class Validation:
     clips: dict[str, Clip] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+KINDS = ("train", "validation")  # of lines
 
 
 class Log:
@@ -100,7 +104,7 @@ class Log:
 
     def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
         line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in scalars.items():
             self.board.add_scalar(f"{kind}/{name}", value, step)
@@ -116,9 +120,20 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(text) for text in path.read_text().split("\n")[:-1]]
+        lines = [from_json(text) for text in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except OSError as error:
+        raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     except ValueError:
         raise WavevqError(f"{path}: holds a line that is not JSON") from None
+    if not all(_is_line(line) for line in lines):
+        raise WavevqError(f"{path}: holds a line that is not a step, a kind and numbers")
+    return lines
+
+
+def _is_line(line: Any) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or line.get("kind") not in KINDS:
+        return False
+    return all(isinstance(value, int | float) and is_name(key) for key, value in line.items() if key != "kind")
 
 
 def _short(value: float) -> str:

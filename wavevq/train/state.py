@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wavevq.errors import WavevqError
+from wavevq.plain import from_json
 
 FORMAT = 1
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
@@ -112,12 +113,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """``state.json`` of a checkpoint. Raises WavevqError for a missing, damaged or foreign one."""
     path = checkpoint / STATE
     try:
-        state = json.loads(path.read_text())
+        state = from_json(path.read_text())
     except (OSError, ValueError) as error:
         raise WavevqError(f"{path}: not a checkpoint's state ({error})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("step"), int):
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not is_step(state.get("step")):
         raise WavevqError(f"{path}: not a checkpoint's state of format {FORMAT}")
     return state
+
+
+def is_step(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -129,12 +134,14 @@ def read_tensors(path: Path, module: nn.Module) -> dict[str, Tensor]:
     """Tensors for a module's state. Raises WavevqError, naming the first that is missing, foreign or misshapen."""
     tensors = _read(path)
     expected = module.state_dict()
-    for name in expected.keys() ^ tensors.keys():
-        raise WavevqError(f"{path}: {name} is {'missing' if name in expected else 'unknown to this recipe'}")
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise WavevqError(f"{path}: {name!r} is {'missing' if name in expected else 'unknown to this recipe'}")
     for name, value in tensors.items():
         if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
             there, here = (f"{t.dtype} {list(t.shape)}" for t in (value, expected[name]))
             raise WavevqError(f"{path}: {name} is {there}, the recipe's model has {here}")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise WavevqError(f"{path}: {name} holds NaN or infinite values")
     return tensors
 
 
