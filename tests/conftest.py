@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import trainings
+import valid
 import yaml
 from browser import Browser, installed, started
 from click.testing import CliRunner, Result
@@ -106,6 +107,12 @@ def evaluated(finished: Path) -> Result:
     result = CliRunner().invoke(main, ["evaluate", *words, "--set", "evaluation.judged=3"])
     assert result.exit_code == 0, result.output
     return result
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid file of every kind, as ``valid.make`` has them: to be copied, not changed."""
+    return valid.make(tmp_path_factory.mktemp("files") / "valid")
 
 
 # --- a browser ----------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_an_official_file_takes_no_more_than_its_own_size(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("batch", "reason"),
     [
-        (b"", "Ran out of input"),
+        (b"", "exhausted before seeing STOP"),
         (b"no pickle", "not a file of CIFAR-10"),
         ({b"labels": [1]}, "no data, labels and filenames"),
         ({b"data": np.zeros((2, 5), np.uint8), b"labels": [1, 2], b"filenames": [b"", b""]}, "3072 bytes a row"),

@@ -31,7 +31,9 @@ def of_run(name: str | None) -> Table:
     table.add_row("codebook" if size else "bottleneck", f"{model.bottleneck.kind}, {size}D = {model.bottleneck.dim}")
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
-    table.add_row("parameters", f"{sum(p.numel() for p in shape_model(recipe, len(speakers)).parameters()):,}")
+    table.add_row(
+        "parameters", f"{sum(p.numel() for p in shape_model(recipe, len(speakers), str(folder)).parameters()):,}"
+    )
     speech = recipe.data.signal == "speech"
     table.add_row("speakers" if speech else "classes", f"{len(speakers)}: {', '.join(speakers)}")
     for voice in voices.enrolled(folder):

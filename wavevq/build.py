@@ -107,20 +107,20 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     return JointVqVae(model, build_prior(recipe, recipe.prior, speakers), weight=joint.weight, tau=joint.tau)
 
 
-def shape_model(recipe: r.Recipe, speakers: int) -> VqVae:
+def shape_model(recipe: r.Recipe, speakers: int, source: str) -> VqVae:
     """The recipe's model without memory for its weights: what can be asked of a recipe that nobody vouches for."""
-    with shapes():
+    with shapes(source):
         return build_model(recipe, speakers)
 
 
 @contextmanager
-def shapes() -> Iterator[None]:
-    """What is built in here has shapes alone. Raises WavevqError for shapes that cannot be."""
+def shapes(source: str) -> Iterator[None]:
+    """What is built in here has shapes alone. Raises WavevqError, with ``source``, for shapes that cannot be."""
     try:
         with torch.device("meta"):
             yield
     except RuntimeError as error:
-        raise WavevqError(f"recipe: its model is too large ({str(error).splitlines()[0]})") from None
+        raise WavevqError(f"{source}: its model is too large ({str(error).splitlines()[0]})") from None
 
 
 @contextmanager

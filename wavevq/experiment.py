@@ -18,7 +18,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 
 from wavevq.audio import replacing
-from wavevq.build import build_corpus, build_model, build_prior
+from wavevq.build import build_corpus, build_model, build_prior, shape_model
 from wavevq.data.cache import cache_folder
 from wavevq.data.codes import Codes, labelled, load_codes, save_codes
 from wavevq.data.corpora import Split
@@ -112,6 +112,7 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: Corpus, console: Console) -> None:
     batches = corpus.crops(recipe.train.crop, recipe.train.batch, recipe.seed)
     console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
+    refuse_too_large(recipe, len(corpus.labels))
     module = build_model(recipe, len(corpus.labels))
     known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed
     if isinstance(module, JointVqVae):
@@ -121,6 +122,14 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
         fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume)
     if fabric.is_global_zero:
         write_summary(folder)
+
+
+def refuse_too_large(recipe: Recipe, labels: int) -> None:
+    """Raises WavevqError for a model whose weights alone are more than this machine's memory."""
+    needed = sum(one.numel() * one.element_size() for one in shape_model(recipe, labels, "recipe").parameters())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise WavevqError(f"recipe: its model's weights are {needed / 2**30:.0f} GiB, of {there / 2**30:.0f} there are")
 
 
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corpus: Corpus, console: Console) -> None:

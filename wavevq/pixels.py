@@ -7,6 +7,7 @@ through ``read``.
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +21,9 @@ from wavevq.audio import put
 from wavevq.errors import WavevqError
 
 Pixels = NDArray[np.uint8]
+
+# What it finds odd in a file that it reads, in a line or two on standard error: the image is there, or it is refused.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow would hand PostScript to a program that runs it

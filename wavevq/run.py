@@ -366,7 +366,7 @@ def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:
     """The model of a run with its averaged weights, and how many steps they have seen; labels: how many."""
     newest = newest_checkpoint(folder)
-    weights = read_tensors(newest / AVERAGE, shape_model(recipe, labels))  # a recipe that does not fit builds nothing
+    weights = read_tensors(newest / AVERAGE, shape_model(recipe, labels, str(folder)))  # builds nothing
     model = build_model(recipe, labels)
     model.load_state_dict(weights)
     step: int = read_state(newest)["step"]
@@ -379,7 +379,7 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder)
-    with shapes():
+    with shapes(str(folder)):
         expected = build_prior(recipe, recipe.prior, labels)
     weights = read_tensors(found[-1] / AVERAGE, expected)
     prior = build_prior(recipe, recipe.prior, labels)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wavevq.audio import make_folder, replacing
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 from wavevq.plain import from_json, is_name
 
 FOLDER, SUFFIX = "speakers", ".safetensors"
@@ -44,8 +44,8 @@ def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> P
     """The file of a new speaker of a run. Raises WavevqError for a name that cannot be, or is taken."""
     if not _can_be(name):
         raise WavevqError(
-            f"{name}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a letter or "
-            f"digit, {LONGEST_NAME} bytes in all"
+            f"{escaped(name)}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a "
+            f"letter or digit, {LONGEST_NAME} bytes in all"
         )
     if name in trained:
         raise WavevqError(f"{name}: is a speaker that {folder} was trained on; take another name")

@@ -93,8 +93,8 @@ def _in_order(phones: Sequence[Phone], path: Path) -> list[Phone]:
     for one, two in pairwise(ordered):
         if one[1] > two[0] + OVERLAP:
             raise WavevqError(f"{path}: the phones {one[2]!r} and {two[2]!r} overlap at {two[0]:g} s")
-    nexts = [start for start, _, _ in ordered[1:]] + [math.inf]
-    return [(start, min(end, later), symbol) for (start, end, symbol), later in zip(ordered, nexts, strict=True)]
+    nexts = [*(start for start, _, _ in ordered[1:]), math.inf]  # one too many where there is no phone
+    return [(start, min(end, later), symbol) for (start, end, symbol), later in zip(ordered, nexts, strict=False)]
 
 
 def _table(path: Path) -> Iterator[Phone]:

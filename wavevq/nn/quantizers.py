@@ -143,6 +143,8 @@ class VectorQuantizer(Bottleneck):
 
     def _initial_table(self) -> Tensor:
         """Codes that are told apart before any data has been seen; ``[K, D]`` in [-0.5, 0.5)."""
+        if torch.get_default_device().type == "meta":  # shapes alone are asked for
+            return torch.empty(self.codes, self.dim)
         noise = uniform(self.seed, [INITIAL_TABLE], self.codes * self.dim)
         return (noise - 0.5).to(torch.get_default_dtype()).view(self.codes, self.dim)
 
