@@ -1,0 +1,52 @@
+"""The recipe in a run folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wavevq.errors import WavevqError
+from wavevq.plain import from_yaml
+from wavevq.recipe.reading import parse_recipe
+from wavevq.recipe.recipe import Recipe
+
+RUNS = Path("runs")
+RECIPE = "recipe.yaml"
+
+
+def folder_named(name: str | Path) -> Path:
+    """The folder of a run, as named or under ``runs/``. Raises WavevqError where there is none."""
+    for folder in (Path(name), RUNS / name):
+        if os.path.isfile(folder / RECIPE):  # noqa: PTH113  pathlib's raises for a name that is too long
+            refuse_ways_out(folder)
+            return folder
+    raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/")
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Raises WavevqError for a link in a run folder that leads out of it, and for what is neither file nor folder.
+
+    So a folder from elsewhere can have nothing read or written beside it, and nothing that is read never ends.
+    """
+    top = os.path.realpath(folder)
+    for parent, folders, files in os.walk(top):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            target = os.path.realpath(path)
+            if path.is_symlink() and not target.startswith(f"{top}{os.sep}"):
+                raise WavevqError(f"{path}: is a link that leads out of the run folder, to {target}")
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise WavevqError(f"{path}: is neither a file nor a folder")
+
+
+def read_recipe(folder: Path, root: str | None = None) -> Recipe:
+    """The resolved recipe of a run; root: another ``data.root``. Raises WavevqError for one that cannot be read."""
+    path = folder / RECIPE
+    try:
+        tree = from_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    except ValueError as error:
+        raise WavevqError(f"{path}: cannot be read ({error})") from None
+    if root is not None and isinstance(tree, dict) and isinstance(tree.get("data"), dict):
+        tree["data"]["root"] = root
+    return parse_recipe(tree, str(path))
