@@ -59,6 +59,7 @@ def measured(name: str, audio: float, threads: int, *words: str | Path) -> dict[
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, f"{words[0]} has failed"
     taken, busy = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    print(f"{name}: {mib(usage):.0f} MiB, {taken:.1f} s, {busy:.1f} s of them busy", flush=True)
     return {f"{name}_mib": mib(usage), f"{name}_x": audio / taken, f"{name}_cpu_x": audio / busy}
 
 
@@ -106,10 +107,10 @@ def main() -> None:
             path = speak(place / "cd.wav", 600, 44_100, 2)
             found |= measured("encode_10m_cd", 600, threads, "encode", "--run", run, path, codes)
         voice, hop = ["--speaker", SPEAKERS[0]], load_recipe(RECIPE).hop
-        for seconds in (2, 10) if given.quick else (10, 60, 180):
+        for seconds in (2, 10) if given.quick else (10, 60, 120):
             np.save(codes, np.random.default_rng(0).integers(0, 512, seconds * 16_000 // hop, np.int32))
-            words = ["decode", "--run", run, *voice, codes, place / "out.wav"]
-            found |= measured(f"decode_{seconds}s", seconds, threads, *words)
+            out = place / "out.wav"
+            found |= measured(f"decode_{seconds}s", seconds, threads, "decode", "--run", run, *voice, codes, out)
         found |= compared(run, place / "1.wav")
     report(found, given)
 

@@ -21,6 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from wavevq.errors import WavevqError
@@ -88,6 +89,14 @@ class Told:
             )
         if self.wrong:
             raise WavevqError("\n".join(self.wrong))
+
+
+def listing(title: str) -> Table:
+    """An empty table of what is told under a title: a name and a text a row."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
 
 
 class RealTime(ProgressColumn):
