@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from wavevq import doctor
 from wavevq.cli import main
-from wavevq.sampling import Precision
+from wavevq.sampling import Precision, gpu
 
 
 @pytest.fixture(autouse=True)
@@ -86,5 +86,6 @@ def test_a_sampler_that_cannot_run_fails_in_a_line(monkeypatch: pytest.MonkeyPat
 def test_without_triton_there_is_no_gpu_to_be_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    for place in (doctor.importlib.util, gpu):
+        monkeypatch.setattr(place, "find_spec", lambda name: None)
     assert doctor._checked_gpu() == doctor.Check("gpu", None, 0.0, "triton is not installed")
