@@ -283,6 +283,15 @@ def test_a_recipe_that_does_not_fit_its_weights_builds_nothing(place: Path, monk
         assert any(one in said for one in reason.split("|")), said
 
 
+def test_runs_that_are_made_of_each_others_codes_are_refused(place: Path) -> None:
+    for one, other in (("run", "run"), ("run", "image run"), ("image run", "run")):
+        second = (valid.RECIPES / "cifar10_second.yaml").read_text("utf-8")
+        tree = {**yaml.safe_load(second), "data": {"kind": "codes", "run": str(place / other)}}
+        (place / one / "recipe.yaml").write_text(yaml.safe_dump(tree))
+        if (one, other) != ("run", "image run"):  # which alone is as it should be
+            assert "is made of its own codes" in refused("info", place / one)
+
+
 def test_a_recipe_whose_weights_no_machine_holds_is_refused(place: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "huge.yaml"
     for width, reason in ((2**18, "its model's weights are"), (2**31, "its model is too large")):

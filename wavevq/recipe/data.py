@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from wavevq.errors import WavevqError
 from wavevq.recipe.section import Count, Number, Positive, Section, Signal, Whole
@@ -92,14 +93,21 @@ class Coded(Section):
     @cached_property
     def first(self) -> Recipe:
         """That run's recipe. Raises WavevqError where it cannot be read."""
+        return self._read(())
+
+    def _read(self, above: tuple[Path, ...]) -> Recipe:
+        """above: the runs that are made of this one's codes, which it must not be one of."""
         from wavevq.recipe.trained import folder_named, read_recipe  # they know the whole grammar
 
-        return read_recipe(folder_named(self.run), self.root)
+        folder = folder_named(self.run)
+        if folder.resolve() in above:
+            raise WavevqError(f"{self.run}: is made of its own codes")
+        return read_recipe(folder, self.root, (*above, folder.resolve()))
 
     @model_validator(mode="after")
-    def _run_has_grids_of_codes(self) -> Self:
+    def _run_has_grids_of_codes(self, info: ValidationInfo) -> Self:
         try:
-            first = self.first
+            first = self._read((info.context or {}).get("above", ()))
         except WavevqError as error:
             raise ValueError(f"run {'; '.join(str(error).splitlines())}") from None
         if first.data.signal == "speech":

@@ -53,10 +53,13 @@ def overridden(tree: dict[str, Any], overrides: tuple[str, ...], source: str) ->
     return recipe
 
 
-def parse_recipe(tree: Any, source: str) -> Recipe:
-    """A recipe from plain data. Raises WavevqError, one line for each mistake, each beginning with ``source``."""
+def parse_recipe(tree: Any, source: str, above: tuple[Path, ...] = ()) -> Recipe:
+    """A recipe from plain data. Raises WavevqError, one line for each mistake, each beginning with ``source``.
+
+    above: the folders of the runs that are made of its codes.
+    """
     try:
-        return Recipe.model_validate(tree)
+        return Recipe.model_validate(tree, context={"above": above})
     except ValidationError as error:
         mistakes = [_mistake(tree, one) for one in error.errors()]
         # pydantic looks at a whole section only when all of its parts are right.

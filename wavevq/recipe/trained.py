@@ -38,8 +38,11 @@ def refuse_ways_out(folder: Path) -> None:
                 raise WavevqError(f"{path}: is neither a file nor a folder")
 
 
-def read_recipe(folder: Path, root: str | None = None) -> Recipe:
-    """The resolved recipe of a run; root: another ``data.root``. Raises WavevqError for one that cannot be read."""
+def read_recipe(folder: Path, root: str | None = None, above: tuple[Path, ...] = ()) -> Recipe:
+    """The resolved recipe of a run; root: another ``data.root``; above: runs that are made of its codes.
+
+    Raises WavevqError for one that cannot be read.
+    """
     path = folder / RECIPE
     try:
         tree = from_yaml(path.read_text(encoding="utf-8"))
@@ -49,4 +52,4 @@ def read_recipe(folder: Path, root: str | None = None) -> Recipe:
         raise WavevqError(f"{path}: cannot be read ({error})") from None
     if root is not None and isinstance(tree, dict) and isinstance(tree.get("data"), dict):
         tree["data"]["root"] = root
-    return parse_recipe(tree, str(path))
+    return parse_recipe(tree, str(path), above)
