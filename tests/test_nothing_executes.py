@@ -297,7 +297,7 @@ def test_a_recipe_whose_weights_no_machine_holds_is_refused(place: Path, tmp_pat
     for width, reason in ((2**18, "its model's weights are"), (2**31, "its model is too large")):
         tree = json.loads(json.dumps(trainings.RECIPE))
         tree["data"]["root"] = str(place / "corpus")
-        tree["model"]["decoder"] |= {"residual": width, "skip": width}
+        tree["model"]["decoder"] |= {"residual": width, "gate": width}
         recipe.write_text(yaml.safe_dump(tree))
         assert reason in refused("train", recipe, "--run", tmp_path / f"run{width}")
 
