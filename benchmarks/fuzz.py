@@ -38,6 +38,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
@@ -290,11 +291,17 @@ def readers(valid: Path) -> dict[str, Opened]:
 def case(reader: str, number: int, folder: Path, seed: int = 0) -> tuple[Path, bytes, bool]:
     """The file of a folder of valid ones that is damaged, with what, and whether its checksum is made right."""
     rng = random.Random(f"{seed}/{reader}/{number}")
-    here = folder / reader
-    files = sorted(path for path in here.rglob("*") if path.is_file() and "run" not in path.relative_to(here).parts)
-    path = rng.choice(files)
-    others = [one.read_bytes() for one in files if one.suffix == path.suffix]
-    return path.relative_to(here), damaged(path.name, path.read_bytes(), others, rng), rng.random() < 0.7
+    files = whole(folder / reader)
+    path = rng.choice(list(files))
+    others = [data for one, data in files.items() if one.suffix == path.suffix]
+    return path, damaged(path.name, files[path], others, rng), rng.random() < 0.7
+
+
+@lru_cache
+def whole(folder: Path) -> dict[Path, bytes]:
+    """The files that are damaged, by their paths in ``folder``: not those of a run that only lies beside them."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path: (folder / path).read_bytes() for path in paths if "run" not in path.parts}
 
 
 @contextlib.contextmanager
@@ -315,7 +322,7 @@ def placed(reader: str, number: int, valid: Path, scratch: Path) -> Iterator[tup
     finally:
         if kept is not None:
             sums.write_bytes(kept)
-        path.write_bytes((valid / reader / name).read_bytes())
+        path.write_bytes(whole(valid / reader)[name])
 
 
 def tried(opened: Opened, folder: Path, path: Path, found: Found, number: int) -> None:
