@@ -20,7 +20,7 @@ from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecod
 from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
-from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
+from wavevq.nn.encoders import SpectralEncoder, Standardise, StridedEncoder, UnitVectors
 from wavevq.nn.images import ImageEncoder, ImageUpsampler
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
@@ -119,15 +119,22 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
     """rate in Hz, of speech."""
     match e:
         case r.WaveformEncoder():
-            return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim, scale=1 / LEVEL_RMS)
+            shape = e.strides, e.window, e.channels, e.residual_blocks, dim
+            return StridedEncoder(1, *shape, scale=1 / LEVEL_RMS, norm=build_norm(e, dim))
         case r.SpectralEncoder():
             assert rate is not None, "the recipe's grammar sees to it"
-            strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
+            shape = e.strides, e.window, e.channels, e.residual_blocks, dim
+            strided = StridedEncoder(e.bands, *shape, norm=build_norm(e, dim))
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
         case r.ImageEncoder():
+            blocks = e.residual_blocks, e.residual
             return ImageEncoder(
-                COLOURS, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim
-            )  # fmt: skip
+                COLOURS, e.strides, e.window, e.channels, *blocks, e.groups, dim, build_norm(e, dim, e.groups)
+            )
+
+
+def build_norm(e: r.Encoder, dim: int, groups: int = 1) -> Standardise | UnitVectors:
+    return UnitVectors(dim, groups) if e.norm == "layer" else Standardise(groups * dim)
 
 
 def values_a_latent(e: r.Encoder) -> float:
