@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ def test_a_state_goes_on_where_it_was() -> None:
         if step == 1:
             other, resumed = begun()
             other.data.copy_(weight.data)
-            resumed.load_state_dict(optimizer.state_dict())
+            resumed.load_state_dict(deepcopy(optimizer.state_dict()))
     other.grad = weight.grad
     resumed.step()
     assert torch.equal(other, weight)
