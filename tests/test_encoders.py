@@ -209,7 +209,9 @@ def test_a_vector_is_normalised_by_itself(groups: int, axes: tuple[int, ...]) ->
     assert not found[~mask].any()
     mean, variance = found[mask].mean(-1), found[mask].var(-1, correction=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-6)
-    torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-4, atol=0)  # but for the 1e-5 under the root
+    torch.testing.assert_close(
+        variance, torch.ones_like(variance), rtol=1e-4, atol=0
+    )  # but for the 1e-5 under the root
     changed = z.clone()
     changed[0] += 1
     torch.testing.assert_close(UnitVectors(D, groups)(changed, mask)[1:], found.flatten(-2)[1:], rtol=0, atol=0)
