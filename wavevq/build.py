@@ -197,7 +197,9 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None, values: Values = PIX
             return CodesEncoder(values.classes, values.groups, e.embedding, network)
 
 
-def build_norm(e: r.WaveformEncoder | r.SpectralEncoder | r.GridEncoder, dim: int, groups: int = 1) -> Standardise | UnitVectors:
+def build_norm(
+    e: r.WaveformEncoder | r.SpectralEncoder | r.GridEncoder, dim: int, groups: int = 1
+) -> Standardise | UnitVectors:
     return UnitVectors(dim, groups) if e.norm == "layer" else Standardise(groups * dim)
 
 
