@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 from test_image_run import TREE as FIRST
-from test_image_run import G, K, pets
+from test_image_run import G, K, good, pets, refused
 
 from wavevq import pixels
 from wavevq.build import build_corpus
-from wavevq.cli import main
 from wavevq.codes_file import read_codes
 from wavevq.data.coded import CodedCorpus
 from wavevq.errors import WavevqError
@@ -60,19 +58,6 @@ SECOND: dict[str, Any] = {
     "prior": FIRST["prior"],
     "evaluation": {"batch": 3, "sampled": 4},
 }
-
-
-def good(*words: str) -> str:
-    done = CliRunner().invoke(main, [*words])
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(*words: str) -> str:
-    done = CliRunner().invoke(main, [*words])
-    assert done.exit_code == 2, done.output
-    (line,) = done.output.splitlines()
-    return line.removeprefix("wavevq: ")
 
 
 @pytest.fixture(scope="module")
