@@ -166,7 +166,7 @@ def _written(folder: Path, recipe: Recipe, labels: tuple[str, ...]) -> None:
     for place, module in modules.items():
         optimizer = torch.optim.Adam(module.parameters())
         TrainState(module, optimizer, Average(module, 0.9), 1).save(folder / place, 1)
-    record_weights(folder)
+    record_weights(folder / PRIOR, folder)
     line = {"step": 1, "kind": "validation", "seconds": 0.5, "bits_per_sample": 5.25, "codes_used": 31}
     (folder / "metrics.jsonl").write_text(json.dumps({**line, "kind": "train"}) + "\n" + json.dumps(line) + "\n")
     (folder / "summary.json").write_text(json.dumps(line))
