@@ -183,7 +183,7 @@ def shapes(source: str) -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:  # as torch finds that a size is no number of 64 bits
         raise WavevqError(f"{source}: its model is too large ({str(error).splitlines()[0]})") from None
 
 
