@@ -24,7 +24,7 @@ from wavevq.noise import CODES, derived, uniform
 from wavevq.pixels import Pixels, to_images, to_signal
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
-from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run
+from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run, no_prior
 from wavevq.run_folder import find_run, read_recipe, read_speakers
 from wavevq.sampling import Backend, Precision, choose_grid
 from wavevq.vqvae import VqVae
@@ -52,6 +52,10 @@ class ImageRun:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def codebook(self) -> int:
+        """K, as ``Run.codebook``."""
+        return codebook(self.folder, self.recipe, self.model)
+
     def label(self, name: str | None) -> int:
         """The number of a class, or 0 of None where the decoder needs none. Raises WavevqError for an unknown one."""
         if name is None and not self.model.decoder.labelled:
@@ -61,10 +65,22 @@ class ImageRun:
             raise WavevqError(f"{said} of {self.folder}; it knows {', '.join(self.labels)}")
         return self.labels.index(name)
 
+    def known_label(self, name: str) -> int:
+        """The number of a class that images are asked of. Raises WavevqError where prior and decoder know none."""
+        if not (self.trained_prior()[0].labels or self.model.decoder.labelled):
+            raise WavevqError(f"{self.folder}: knows no classes that an image could be asked of")
+        return self.label(name)
+
     @torch.no_grad()
     def encode(self, image: Pixels) -> NDArray[np.int64]:
-        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]`` whose sides are multiples of the hop."""
-        codebook(self.folder, self.recipe, self.model)
+        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]``, of any height and width that are multiples of the hop.
+
+        Raises WavevqError for another, and for a model without codes.
+        """
+        self.codebook()
+        height, width = image.shape[:2]
+        if height % self.model.hop or width % self.model.hop or not image.size:
+            raise WavevqError(f"an image of {width} x {height} pixels: both must be multiples of {self.model.hop}")
         x = to_signal(image[None]).to(self.device)
         codes = self.model.encode(x, torch.tensor([x.shape[2]], device=self.device)).codes
         assert codes is not None
@@ -72,18 +88,27 @@ class ImageRun:
 
     @torch.no_grad()
     def decode(
-        self, codes: NDArray[np.integer[Any]], label: str | None = None, *, seed: int = 0, stream: int = 0
+        self,
+        codes: NDArray[np.integer[Any]],
+        label: str | None = None,
+        *,
+        seed: int = 0,
+        stream: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
     ) -> Pixels:
         """The image uint8 ``[h x hop, w x hop, 3]`` that codes ``[h, w, G]`` tell of, of any height and width.
 
         The expected one; a decoder whose pixels depend on each other draws one, with stream ``stream`` of ``seed``.
         Raises WavevqError for codes of another codebook.
         """
+        check_sampling(seed, temperature, top_p)
         found = torch.from_numpy(self.check_codes(codes))[None].to(self.device)
         shape = (1, 3, *(side * self.model.hop for side in codes.shape[:2]))
         noise = uniform(seed, [stream], int(np.prod(shape))).view(shape).to(self.device)
         number = torch.tensor([self.label(label)], device=self.device)
-        x = self.model.decoder.reconstruct(self.model.bottleneck.lookup(found), number, noise, self.sampler)
+        z = self.model.bottleneck.lookup(found)
+        x = self.model.decoder.reconstruct(z, number, noise, self.sampler, temperature, top_p)
         image: Pixels = to_images(x)[0]
         return image
 
@@ -104,11 +129,9 @@ class ImageRun:
         """
         check_sampling(seed, temperature, top_p)
         prior, sampler = self.trained_prior()
-        if any(name is not None for name in labels) and not (prior.labels or self.model.decoder.labelled):
-            raise WavevqError(f"{self.folder}: knows no classes that an image could be asked of")
+        known = [prior.nobody if name is None else min(self.known_label(name), prior.nobody) for name in labels]
         if None in labels and prior.labels and not prior.drop:
             raise WavevqError(f"{self.folder}: its prior needs a class of {', '.join(self.labels)}")
-        known = [prior.nobody if name is None else min(self.label(name), prior.nobody) for name in labels]
         grid = self.recipe.grid
         noise = uniform(derived(seed, CODES), streams or range(len(labels)), int(np.prod(grid))).to(self.device)
         label = torch.tensor(known, device=self.device)
@@ -117,12 +140,12 @@ class ImageRun:
     def trained_prior(self) -> tuple[Prior, GridSampler]:
         """The prior and what draws from it. Raises WavevqError where none has been trained."""
         if self.prior is None:
-            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+            raise no_prior(self.folder, self.recipe)
         return self.prior
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[h, w, G]``. Raises WavevqError, with ``name``, where they are not this model's."""
-        size, groups = codebook(self.folder, self.recipe, self.model), self.recipe.grid[2]
+        size, groups = self.codebook(), self.recipe.grid[2]
         refuse_noncodes(codes.dtype, codes.shape, name, 3)
         if codes.shape[2] != groups:
             raise WavevqError(f"{name}: has {codes.shape[2]} codes a position; {self.folder} has {groups}")
