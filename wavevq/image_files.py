@@ -41,7 +41,7 @@ def decode(run: ImageRun, jobs: Sequence[Job], label: str | None, sampling: Samp
     """
     told = Told("decoded", "decoding", console, audio=False)
     run.label(label)
-    if label is not None and not run.model.decoder.labelled:
+    if label is not None and not run.labelled:
         raise WavevqError(f"--label {label}: the decoder of {run.folder} goes by the codes alone; leave it out")
     told_sampler(run.sampler, console)
     for job in with_bar(jobs, "decoding", console):
@@ -66,7 +66,7 @@ def sample(
     labels: list[str | None] = [label] * count
     if label is not None:
         run.known_label(label)
-    elif prior.labels or run.model.decoder.labelled:
+    elif prior.labels or run.labelled:
         labels = [*drawn_labels(run.labels, count, sampling.seed)]
     told = Told("sampled", "sampling", console, audio=False)
     told_sampler(sampler, console)
