@@ -17,7 +17,7 @@ from wavevq.data.corpora import Split
 from wavevq.data.image_store import ImageStore
 from wavevq.data.images import Picture
 from wavevq.evaluate import likelihood, rate
-from wavevq.evaluate.codebook import entropy_bits, usage
+from wavevq.evaluate.codebook import usage, usage_figures
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured, Plot, Sheet
 from wavevq.evaluate.report import usage_figure
 from wavevq.noise import uniform
@@ -105,6 +105,8 @@ def bits(subject: ImageSubject) -> Findings:
     )
     codes = sum(one.size for one in subject.codes.sequences) / found.samples
     even = codes * math.log2(subject.size)
+    counts = rate.counts(subject.encoded("train"), subject.size)
+    alike = rate.by_frequency(np.concatenate([one.ravel() for one in subject.codes.sequences]), counts)
     alone = "" if found.shuffled_gap is not None else "no class has a second image"
     blind = "" if found.wrong_speaker_gap is not None else "the decoder does not look at classes"
     figures = [
@@ -114,14 +116,13 @@ def bits(subject: ImageSubject) -> Findings:
         Figure("wrong-class gap", found.wrong_speaker_gap, "bits/dim", blind),
         Figure("rate, uniform prior", even, "bits/dim", f"{codes:.4g} codes/dim of log2 K"),
         Figure("total, uniform prior", found.bits + even, "bits/dim"),
+        Figure("rate, codes by frequency", codes * alike, "bits/dim", "each code by itself"),
     ]
     if subject.prior is not None:
-        counts = rate.counts(subject.encoded("train"), subject.size)
         rates = rate.measure(
             subject.prior, subject.codes, counts, batch=plan.batch, others=plan.speakers, seed=subject.seed
         )
         figures += [
-            Figure("rate, codes by frequency", codes * rates.unigram, "bits/dim", "each code by itself"),
             Figure("rate, learned prior", codes * rates.bits, "bits/dim", f"{rates.bits:.4g} bits/code"),
             Figure("total, learned prior", found.bits + codes * rates.bits, "bits/dim"),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
@@ -137,18 +138,11 @@ def codebook(subject: ImageSubject) -> Findings:
     """The metric ``image_codebook``."""
     every = [torch.from_numpy(one) for one in subject.codes.sequences]
     used = usage(every, subject.size)
-    figures = [
-        Figure("codes", float(used.counts.sum()), "codes"),
-        Figure("used", used.used, "codes", f"of K = {subject.size}"),
-        Figure("perplexity", used.perplexity, "codes"),
-        Figure("perplexity / K", used.share, "share"),
-        Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {math.log2(subject.size):.3f}"),
-    ]
     first = subject.places[:LOOKED_AT]
     maps = np.stack([code_map(subject.codes.sequences[i], subject.size, subject.model.hop) for i in first])
     paper = pixels.sheet(np.concatenate([subject.originals[: len(first)], maps]), len(first))
     return Findings(
-        tuple(figures),
+        tuple(usage_figures(used)),
         "All codes of the split.",
         (
             Plot(usage_figure(used.counts.numpy(), ""), "Use of the codebook"),
