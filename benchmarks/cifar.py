@@ -100,9 +100,7 @@ def bits_of_samples(model: VimcoVae, corpus: Corpus, split: Split, batch: int) -
     return nats / values / math.log(2)
 
 
-def main() -> None:
-    study(Study("cifar", {"cifar": TABLE}, COLUMNS, figures), __doc__ or "")
-
+PLAN = Study("cifar", {"cifar": TABLE}, COLUMNS, figures)
 
 if __name__ == "__main__":
-    main()
+    study(PLAN, __doc__ or "")
