@@ -8,7 +8,8 @@ stopped goes on:
     python benchmarks/STUDY.py [TABLE ...] [--list] [--root PATH] [--out DIR] [--json FILE] [--threads N]
                                [--markdown FILE] [--set KEY=VALUE]
 
-``--markdown README.md`` writes what stands in the results between the study's marks in there. ``--set`` is for trying the script out, and asks for a ``--json`` of its own.
+``--markdown README.md`` writes what stands in the results between the study's marks in there. ``--set`` is for trying
+the script out, and asks for a ``--json`` of its own.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ class Study:
 class Options:
     """tables: those asked for. out: where the run folders go. json: the file of results.
 
-    markdown: the file of the summary, None for none. root: the corpus's folder, where a recipe needs one. more: overrides of every recipe. words: what of the command
-    line the figures depend on, without this machine's places.
+    markdown: the file of the summary, None for none. root: the corpus's folder, where a recipe needs one. more:
+    overrides of every recipe. words: what of the command line the figures depend on, without this machine's places.
     """
 
     tables: tuple[str, ...]

@@ -24,7 +24,8 @@ class Rates:
     """All in bits a code, of whole held-out sequences; the bits of a sequence's end are shared out over its codes.
 
     bits: under the prior and the true label. uniform: log2 K. unigram: ``by_frequency``, ends left out.
-    wrong_label_gap: bits more under another label, mean over the others; None with one label. unlabelled: under no label, None where the prior was never shown that.
+    wrong_label_gap: bits more under another label, mean over the others; None with one label. unlabelled: under no
+    label, None where the prior was never shown that.
     """
 
     bits: float
