@@ -90,7 +90,7 @@ class WaveNetDecoder(Decoder):
             added = table.new_zeros(len(table), *shape) if self.added is None else self.added
             self.added = torch.cat([added, torch.stack([*voices]).to(table)])
             rows = torch.cat([table, table.new_zeros(len(voices), table.shape[1])])
-            self.speaker = nn.Embedding(*rows.shape, _weight=rows)
+            self.speaker = nn.Embedding(len(rows), rows.shape[1], _weight=rows)
 
     def conditioning(self, z: Tensor, label: Tensor, frames: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]``. z: ``[B, F, D]``, label: int64 ``[B]``, frames: bool ``[B, F]``, the valid."""

@@ -79,8 +79,8 @@ def enroll(
 ) -> Voice:
     """Fit a speaker to recordings and keep the embedding beside the run, for ``load_run`` to find.
 
-    run: loaded without its enrolled speakers; nothing in it changes. steps: at most so many, over which Adam's rate falls
-    from ``rate`` to 0. Raises WavevqError for a name that cannot be or is taken, and for too little audio.
+    run: loaded without its enrolled speakers; nothing in it changes. steps: at most so many, over which Adam's rate
+    falls from ``rate`` to 0. Raises WavevqError for a name that cannot be or is taken, and for too little audio.
     """
     path = voices.place(run.folder, name, run.speakers, replace)
     pieces = cut(run, recordings)
