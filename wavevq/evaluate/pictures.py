@@ -149,7 +149,7 @@ class ImageSubject:
 
 
 def bits(subject: ImageSubject) -> Findings:
-    """The metric ``bits_per_dim``: of another model's codes in bits a code of them, and then through both models."""
+    """The metric ``bits_per_dim``; of another model's codes ``bits_per_code``."""
     found, unit = subject.found, f"bits/{subject.model.decoder.unit}"
     codes = sum(one.size for one in subject.codes.sequences) / found.samples
     even = codes * math.log2(subject.size)
@@ -171,22 +171,15 @@ def bits(subject: ImageSubject) -> Findings:
             Figure("total, learned prior", found.bits + codes * rates.bits, unit),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
         ]
-    text = (
-        "Bits per 8-bit value of a colour, of all images of the split. Distortion + rate = total, an upper bound on "
-        "-log2 p(x)."
+    each = "8-bit value of a colour" if subject.below is None else "code of the model below"
+    return Findings(
+        tuple(figures),
+        f"Bits per {each}, of all images of the split. Distortion + rate = total, an upper bound on -log2 p(x).",
     )
-    if subject.below is not None:
-        figures += totals(subject)
-        text = (
-            "Bits per code of the model below, of all images of the split; and per 8-bit value of a colour, through as "
-            "many levels as are named: the rate of the uppermost codes and the distortions of all levels, an upper "
-            "bound on -log2 p(x)."
-        )
-    return Findings(tuple(figures), text)
 
 
-def totals(subject: ImageSubject) -> list[Figure]:
-    """The bound through each level of models, in bits/dim of the images."""
+def through_levels(subject: ImageSubject) -> Findings:
+    """The metric ``bits_per_dim`` of a model of another's codes: the bound on pixels, through each level of models."""
     dims = subject.levels[0].found.samples / subject.levels[0].found.clips
     figures = []
     for number, level in enumerate(subject.levels, 1):
@@ -197,7 +190,11 @@ def totals(subject: ImageSubject) -> list[Figure]:
         if (rates := level.rates) is not None:
             learned, note = codes * rates.bits, f"{codes} codes of {rates.bits:.4g} bits an image"
             figures.append(Figure(f"total {through}, learned prior", (level.given + learned) / dims, "bits/dim", note))
-    return figures
+    return Findings(
+        tuple(figures),
+        "Bits per 8-bit value of a colour, of all images of the split, through as many levels of models as are named: "
+        "the rate of the uppermost's codes and the distortions of all, an upper bound on -log2 p(x).",
+    )
 
 
 def codebook(subject: ImageSubject) -> Findings:
