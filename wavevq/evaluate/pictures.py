@@ -18,7 +18,7 @@ from wavevq.data.corpora import Split
 from wavevq.data.image_store import ImageStore
 from wavevq.data.images import Picture
 from wavevq.evaluate import likelihood, rate
-from wavevq.evaluate.codebook import entropy_bits, usage
+from wavevq.evaluate.codebook import usage, usage_figures
 from wavevq.evaluate.likelihood import Likelihoods
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured, Plot, Sheet
 from wavevq.evaluate.report import usage_figure
@@ -107,11 +107,15 @@ class ImageSubject:
         """Of their codes; None without a prior."""
         if self.prior is None:
             return None
-        counts = rate.counts(self.encoded("train"), self.size)
         plan = self.plan
         return rate.measure(
-            self.prior, self.codes, counts, batch=plan.batch, others=plan.speakers, seed=self.seed
+            self.prior, self.codes, self.counts, batch=plan.batch, others=plan.speakers, seed=self.seed
         )  # fmt: skip
+
+    @cached_property
+    def counts(self) -> torch.Tensor:
+        """How often each code occurs in the training images, int64 ``[K]``."""
+        return rate.counts(self.encoded("train"), self.size)
 
     @cached_property
     def given(self) -> float:
@@ -151,6 +155,7 @@ def bits(subject: ImageSubject) -> Findings:
     # Codes that are drawn (VIMCO) cost less by the entropy of the drawing; those of a quantizer are certain.
     drawn = 0.0 if found.rate is None else even - found.rate
     less = f", less {drawn:.4g} of their drawing" if drawn else ""
+    alike = rate.by_frequency(np.concatenate([one.ravel() for one in subject.codes.sequences]), subject.counts)
     alone = "" if found.shuffled_gap is not None else "no class has a second image"
     blind = "" if found.wrong_speaker_gap is not None else "the decoder does not look at classes"
     figures = [
@@ -162,10 +167,10 @@ def bits(subject: ImageSubject) -> Findings:
             "rate, uniform prior", even - drawn, unit, f"{codes:.4g} codes/{subject.model.decoder.unit} of log2 K{less}"
         ),
         Figure("total, uniform prior", found.distortion + even - drawn, unit),
+        Figure("rate, codes by frequency", codes * alike - drawn, unit, "each code by itself"),
     ]
     if (rates := subject.rates) is not None:
         figures += [
-            Figure("rate, codes by frequency", codes * rates.unigram - drawn, unit, "each code by itself"),
             Figure("rate, learned prior", codes * rates.bits - drawn, unit, f"{rates.bits:.4g} bits/code{less}"),
             Figure("total, learned prior", found.distortion + codes * rates.bits - drawn, unit),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
@@ -200,18 +205,11 @@ def codebook(subject: ImageSubject) -> Findings:
     """The metric ``image_codebook``."""
     every = [torch.from_numpy(one) for one in subject.codes.sequences]
     used = usage(every, subject.size)
-    figures = [
-        Figure("codes", float(used.counts.sum()), "codes"),
-        Figure("used", used.used, "codes", f"of K = {subject.size}"),
-        Figure("perplexity", used.perplexity, "codes"),
-        Figure("perplexity / K", used.share, "share"),
-        Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {math.log2(subject.size):.3f}"),
-    ]
     first = subject.places[:LOOKED_AT]
     maps = np.stack([map_over(subject, i) for i in first])
     paper = pixels.sheet(np.concatenate([subject.originals[: len(first)], maps]), len(first))
     return Findings(
-        tuple(figures),
+        tuple(usage_figures(used)),
         "All codes of the split.",
         (
             Plot(usage_figure(used.counts.numpy(), ""), "Use of the codebook"),
