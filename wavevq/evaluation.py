@@ -26,7 +26,7 @@ from wavevq.data.image_store import ImageStore
 from wavevq.errors import WavevqError
 from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, Metric, NotMeasured, Plot, Sheet, Table
-from wavevq.evaluate.metrics import IMAGE_METRICS, METRICS
+from wavevq.evaluate.metrics import CODED_METRICS, IMAGE_METRICS, METRICS
 from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
@@ -36,7 +36,7 @@ from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
 from wavevq.recipe import Evaluation, Recipe, overridden
-from wavevq.run import Run, codebook
+from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
@@ -103,7 +103,7 @@ def evaluate(
 
 def metrics_of(recipe: Recipe) -> Mapping[str, Metric]:
     """The metrics of its signal."""
-    return METRICS if recipe.data.signal == "speech" else IMAGE_METRICS
+    return {"speech": METRICS, "images": IMAGE_METRICS, "codes": CODED_METRICS}[recipe.data.signal]
 
 
 def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
@@ -172,7 +172,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
 
 def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSubject:
     """What the metrics of images are given; errors as ``subject_of``."""
-    codebook(run.folder, run.recipe, run.model)
+    run.codebook()
     corpus = build_corpus(recipe)
     refuse_unfit(run, corpus, recipe.evaluation.split)
     console.print(corpus.describe(), soft_wrap=True, highlight=False)
