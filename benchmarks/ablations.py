@@ -9,7 +9,7 @@ Adam, each latent vector normalised by itself instead of each dimension by past 
 
 from __future__ import annotations
 
-from cells import Cell, Study, study
+from cells import Cell, Study, by_cell, shown, study
 
 STEPS = "train.steps=600"
 
@@ -65,5 +65,14 @@ COLUMNS = {
     "perplexity": "perplexity",
 }
 
+README = {
+    "bits/sample": shown("bits_per_sample", ".3f"),
+    "shuffled-codes gap": shown("shuffled_codes_gap", "+z.2f"),
+    "wrong-speaker gap": shown("wrong_speaker_gap", "+z.2f"),
+    "codes used": shown("codes_used", ".0f"),
+    "perplexity": shown("perplexity", ".0f"),
+}
+PLAN = Study("ablations", TABLES, COLUMNS, summary=by_cell(README))
+
 if __name__ == "__main__":
-    study(Study("ablations", TABLES, COLUMNS), __doc__ or "")
+    study(PLAN, __doc__ or "")

@@ -115,9 +115,7 @@ def bits_of_samples(model: VimcoVae, corpus: Corpus, split: Split, batch: int) -
     return nats / values / math.log(2)
 
 
-def main() -> None:
-    study(Study("cifar", TABLES, COLUMNS, figures), __doc__ or "")
-
+PLAN = Study("cifar", TABLES, COLUMNS, figures)
 
 if __name__ == "__main__":
-    main()
+    study(PLAN, __doc__ or "")

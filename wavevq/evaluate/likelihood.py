@@ -38,8 +38,8 @@ class Likelihoods:
     wrong_speaker_gap: bits a sample more with another speaker's label, mean over the others; None with one speaker, and
     where the decoder does not look at labels.
     usage: of the codes over these clips; None for a model without codes, whose latents take their place in all this.
-    rate: the KL divergence of a VAE's latents, bits a sample, else None; ``bits`` then are the evidence bound, rate
-    included, by one drawing of each clip's latents. clips, samples: how many were measured.
+    rate: the KL divergence of latents or codes that are drawn, bits a sample, else None; ``bits`` then are the evidence
+    bound, rate included, by one drawing of each clip's. clips, samples: how many were measured.
     """
 
     bits: float
@@ -50,6 +50,11 @@ class Likelihoods:
     clips: int
     samples: int
     rate: float | None = None
+
+    @property
+    def distortion(self) -> float:
+        """``bits`` without the rate, where that is included."""
+        return self.bits - (self.rate or 0.0)
 
 
 @torch.no_grad()
@@ -148,7 +153,9 @@ def derangement(groups: list[str], seed: int) -> dict[int, int]:
     taken: dict[int, int] = {}
     for group in sorted(members):
         # One cycle through a random order: nobody is their own donor.
-        order = np.random.default_rng([seed, *group.encode()]).permutation(members[group]).tolist()
+        order = (
+            np.random.default_rng([seed, *group.encode(errors="surrogateescape")]).permutation(members[group]).tolist()
+        )
         if len(order) > 1:
             taken.update(zip(order, order[1:] + order[:1], strict=True))
     return taken

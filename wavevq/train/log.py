@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wavevq.audio import replacing
 from wavevq.errors import WavevqError
 from wavevq.plain import from_json, is_name
+from wavevq.progress import moving
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +63,7 @@ class Log:
             TimeRemainingColumn(),
             TextColumn("{task.fields[says]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not moving(console),
         )
         self.task = self.progress.add_task("train", total=steps, completed=first, says="")
         self.progress.start()
@@ -76,7 +77,7 @@ class Log:
         """Averages since the last line."""
         says = "  ".join(f"{_short(value)} {name.replace('_', ' ')}" for name, value in scalars.items())
         self.progress.update(self.task, says=says)
-        if not self.console.is_terminal:
+        if not moving(self.console):
             self.console.print(f"step {step}/{self.steps}  {says}", soft_wrap=True)
         self._write(step, "train", scalars)
 
