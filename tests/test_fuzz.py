@@ -17,22 +17,25 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 import valid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wavevq import pixels
+from wavevq import pixels, voices
 from wavevq.audio import read
 from wavevq.cli import main
 from wavevq.codes_file import arriving_codes, read_codes, read_header, write_codes
 from wavevq.data import corpora, image_store, images
 from wavevq.data.alignments import read_phones
+from wavevq.data.codes import load_codes
 from wavevq.data.store import prepare
 from wavevq.errors import WavevqError
 from wavevq.plain import from_json, from_yaml
 from wavevq.recipe import Recipe, parse_recipe
+from wavevq.train.state import read_tensors
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Of each reader, by how long one takes: some 400 in all.
@@ -301,6 +304,22 @@ def test_alignments_that_once_crashed(tmp_path: Path, name: str, text: str, reas
             read_phones(tmp_path / name, Path("clip.wav"))
     else:
         assert read_phones(tmp_path / name, Path("clip.wav")) == []
+
+
+def test_a_header_of_safetensors_is_told_in_one_line(tmp_path: Path) -> None:
+    """It is told as it stands there, where it names a type that is none."""
+    head = b'{"embedding": {"dtype": "a\\nb\\u001b", "shape": [5], "data_offsets": [0, 20]}}'
+    path = tmp_path / "eve.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(20))
+    for opened in (
+        voices.load,
+        lambda path: load_codes(path, 1, 40),
+        lambda path: read_tensors(path, torch.nn.Linear(1, 1)),
+    ):
+        with pytest.raises(WavevqError, match=r"eve\.safetensors: .*a.nb") as caught:
+            opened(path)
+        one_line(caught.value)
+        assert "\x1b" not in str(caught.value)
 
 
 # --- corpora with broken members ----------------------------------------------------------------------------

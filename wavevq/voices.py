@@ -76,7 +76,9 @@ def load(path: Path) -> Voice:
                 raise WavevqError(f"{path}: not a speaker's embedding of format {FORMAT}; delete it or enroll again")
             voice = Voice(path.stem, file.get_tensor("embedding"), told["weights"], from_json(told["about"]))
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:  # the last: a type of tomorrow's
-        raise WavevqError(f"{path}: not a speaker's embedding ({error}); delete it or enroll again") from None
+        raise WavevqError(
+            f"{path}: not a speaker's embedding ({escaped(str(error))}); delete it or enroll again"
+        ) from None
     if not _is_whole(voice):
         raise WavevqError(f"{path}: not a speaker's embedding, or what it tells is damaged; delete it or enroll again")
     return voice

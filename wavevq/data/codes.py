@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
 from wavevq.data.batches import Windows
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 
 if TYPE_CHECKING:
     from wavevq.data.corpus import Corpus, Example
@@ -109,4 +109,5 @@ def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
             raise ValueError(f"codes from {codes.min()} to {codes.max()}, of {size}")
         return np.split(codes.astype(np.int64), np.cumsum(lengths))[:-1]
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:  # the last: a type of tomorrow's
-        raise WavevqError(f"{path}: not the codes of a corpus ({error}); delete it, and it is made anew") from None
+        reason = escaped(str(error))
+        raise WavevqError(f"{path}: not the codes of a corpus ({reason}); delete it, and it is made anew") from None

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 from wavevq.plain import from_json
 
 FORMAT = 1
@@ -149,7 +149,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WavevqError(f"{path}: cannot be read as safetensors ({error})") from None
+        raise WavevqError(f"{path}: cannot be read as safetensors ({escaped(str(error))})") from None
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
