@@ -261,7 +261,7 @@ def test_what_an_enrolled_speakers_file_tells_is_checked(place: Path, about: str
     from safetensors.torch import save_file
 
     path = place / "run" / "speakers" / "eve.safetensors"
-    save_file({"embedding": torch.zeros(5)}, path, {"format": "1", "weights": "", "about": about})
+    save_file({"embedding": torch.zeros(5)}, path, {"format": str(voices.FORMAT), "weights": "", "about": about})
     assert "eve.safetensors: not a speaker's embedding" in refused("info", place / "run")
 
 

@@ -22,6 +22,7 @@ from wavevq.codes_file import write_codes
 from wavevq.compress import Packer
 from wavevq.data import corpora, image_store, images, store
 from wavevq.data.codes import save_codes
+from wavevq.decoders import of_speech
 from wavevq.evaluate.metric import Figure
 from wavevq.evaluate.record import Record, Section, Weights, write_record
 from wavevq.recipe import Recipe, parse_recipe
@@ -148,9 +149,10 @@ def run(folder: Path) -> None:
     """Of speech, with random weights, a prior and an enrolled speaker."""
     recipe = parse_recipe({**trainings.RECIPE, "prior": trainings.PRIOR}, "valid")
     _written(folder, recipe, ("ann", "bob"))
-    width = build_model(recipe, 2).decoder.speaker.weight.shape[1]  # type: ignore[union-attr]
     told = {"seconds": 1.5, "nearest": "ann", "bits_per_sample_before": 5.0, "bits_per_sample_after": 4.5}
-    voice = voices.Voice("eve", torch.full((width,), 0.1), fingerprint(newest_checkpoint(folder)), told)
+    voice = voices.Voice(
+        "eve", of_speech(build_model(recipe, 2).decoder).voice(0).detach(), fingerprint(newest_checkpoint(folder)), told
+    )
     voices.save(folder / voices.FOLDER / f"eve{voices.SUFFIX}", voice)
 
 
