@@ -10,13 +10,13 @@ from torch import nn
 
 from wavevq import recipe as r
 from wavevq.audio import LEVEL_RMS
-from wavevq.data import corpora, image_store, images, synthetic
+from wavevq.data import corpora, image_store, images, shapes, synthetic
 from wavevq.data.alignments import aligned
 from wavevq.data.cache import cache_folder
 from wavevq.data.corpora import Listing
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
-from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
+from wavevq.decoders import Decoder, FrameDecoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
 from wavevq.joint import JointVqVae
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
@@ -25,6 +25,7 @@ from wavevq.nn.images import ImageEncoder, ImageUpsampler
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
+from wavevq.nn.video import FrameEncoder, Past, VideoPixelNetwork
 from wavevq.nn.wavenet import WaveNet
 from wavevq.prior import Prior
 from wavevq.vimco import VimcoVae
@@ -73,6 +74,9 @@ def build_corpus(recipe: r.Recipe) -> Corpus:
         case r.Images() as data:
             listing = images.folder(data.root, data.size + 2 * data.margin, data.held_out, recipe.seed)
             return image_store.prepare(listing, data.size, data.flip)
+        case r.Shapes() as data:
+            held_out = max(1, round(data.clips * data.held_out))
+            return shapes.Shapes(data.size, data.frames, data.clips, held_out, recipe.seed)
         case _:
             return build_store(recipe)
 
@@ -124,17 +128,18 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
             assert rate is not None, "the recipe's grammar sees to it"
             strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
-        case r.ImageEncoder():
-            return ImageEncoder(
+        case r.ImageLayers():
+            image = ImageEncoder(
                 COLOURS, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim
             )  # fmt: skip
+            return FrameEncoder(image) if isinstance(e, r.FrameEncoder) else image
 
 
 def values_a_latent(e: r.Encoder) -> float:
     """Samples, or 8-bit values of an image, that one latent vector stands for."""
     match e:
-        case r.ImageEncoder():
-            return COLOURS * e.hop**2 / e.groups
+        case r.ImageLayers():
+            return COLOURS * e.side**2 / e.groups
         case _:
             return e.hop
 
@@ -166,12 +171,13 @@ def build_decoder(model: r.Model, speakers: int) -> Decoder:
                 context=d.context,
                 context_layers=d.context_layers,
             )
-        case r.ImageDecoder() as d, r.ImageEncoder() as e:
+        case r.ImageDecoderLayers() as d, r.ImageLayers() as e:
             pixels, latent = build_pixels(d.distribution), e.groups * model.bottleneck.dim
-            return ImageDecoder(
+            image = ImageDecoder(
                 ImageUpsampler(latent, e.strides, e.window, d.channels, d.residual_blocks, d.residual, pixels.width),
                 pixels,
             )
+            return FrameDecoder(image) if isinstance(d, r.FrameDecoder) else image
         case r.PixelCnnDecoder() as d, r.ImageEncoder() as e:
             latent = e.groups * model.bottleneck.dim
             return PixelCnnDecoder(
@@ -209,7 +215,7 @@ def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: 
     )
 
 
-def build_pixelcnn(n: r.PixelCnn, classes: int, groups: int, cond_dim: int) -> PixelCNN:
+def build_pixelcnn(n: r.PixelCnnLayers, classes: int, groups: int, cond_dim: int) -> PixelCNN:
     return PixelCNN(
         classes=classes,
         groups=groups,
@@ -235,8 +241,8 @@ def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
 
 
 def build_prior_network(
-    n: r.WaveNetPrior | r.TransformerPrior | r.PixelCnnPrior, codes: int, e: r.Encoder, dim: int
-) -> WaveNet | Transformer | PixelCNN:
+    n: r.WaveNetPrior | r.TransformerPrior | r.PixelCnnPrior | r.VideoPrior, codes: int, e: r.Encoder, dim: int
+) -> WaveNet | Transformer | PixelCNN | VideoPixelNetwork:
     """Over the codes, and for sequences a class for their end."""
     match n, e:
         case r.WaveNetPrior(), _:
@@ -245,5 +251,9 @@ def build_prior_network(
             return Transformer(classes=codes + 1, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)
         case r.PixelCnnPrior(), r.ImageEncoder():
             return build_pixelcnn(n, codes, e.groups, dim)
+        case r.VideoPrior(), r.FrameEncoder():
+            actions = len(shapes.ACTIONS)
+            past = Past(codes=codes, groups=e.groups, actions=actions, width=n.past, layers=n.past_layers)
+            return VideoPixelNetwork(past, build_pixelcnn(n, codes, e.groups, n.past + dim))
         case _:
             raise AssertionError("the recipe's grammar sees to it")

@@ -158,7 +158,7 @@ def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
     if not path.exists():
         found = encode_all(model, corpus.whole(split, BATCH, model.hop))
         save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
-    return labelled(load_codes(path), examples, corpus, model.size)
+    return labelled(load_codes(path), examples, corpus, model.size, corpus.given(split))
 
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:

@@ -122,7 +122,7 @@ class ImageRun:
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[h, w, G]``. Raises WavevqError, with ``name``, where they are not this model's."""
-        size, groups = codebook(self.folder, self.recipe, self.model), self.recipe.grid[2]
+        size, groups = codebook(self.folder, self.recipe, self.model), self.recipe.grid[-1]
         refuse_noncodes(codes.dtype, codes.shape, name, 3)
         if codes.shape[2] != groups:
             raise WavevqError(f"{name}: has {codes.shape[2]} codes a position; {self.folder} has {groups}")
@@ -141,7 +141,8 @@ def load_image_run(
     """The run of images in a folder, or of that name under ``runs/``; arguments and errors as ``run.load_run``'s."""
     folder = find_run(name)
     recipe, labels = read_recipe(folder), read_speakers(folder)
-    recipe.grid  # noqa: B018  raises where it is none of images
+    if recipe.data.signal != "images":
+        raise WavevqError(f"{folder}: is a run of {recipe.data.signal}; what is asked for needs one of images")
     device = device or default_device(sampler)
     model, step = load_model(folder, recipe, len(labels))
     learned = load_prior(folder, recipe, len(labels))

@@ -55,7 +55,10 @@ def clips(model: VqVae, store: Store, plan: Evaluation, seed: int) -> Shown:
 
 
 def images(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:
-    """Some images in a row, under each its reconstruction, and under that one that is drawn from the same codes."""
+    """Some images in a row, under each its reconstruction, and under that one that is drawn from the same codes.
+
+    Of clips of video the frames.
+    """
     rows: list[list[Tensor]] = []
     device = next(model.parameters()).device
     for batch in corpus.whole("val", plan.batch, model.hop, plan.sampled):
@@ -64,11 +67,12 @@ def images(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:
         noise = uniform(seed, batch.index.tolist(), one.x[0].numel()).view(one.x.shape).to(device)
         sampler = sampler_for(model.decoder)
         drawn = model.decoder.sample(z, one.label, noise, sampler)
-        rows.append([one.x, model.decoder.reconstruct(z, one.label, noise, sampler), drawn])
+        every = one.x, model.decoder.reconstruct(z, one.label, noise, sampler), drawn
+        rows.append([x.movedim(1, -3).flatten(0, -4) for x in every])
     if not rows:
         return Shown()
-    every = [torch.cat(part) for part in zip(*rows, strict=True)]
-    return Shown(images={"reconstructions": pixels.sheet(pixels.to_images(torch.cat(every)), len(every[0]))})
+    columns = [torch.cat(part) for part in zip(*rows, strict=True)]
+    return Shown(images={"reconstructions": pixels.sheet(pixels.to_images(torch.cat(columns)), len(columns[0]))})
 
 
 SHOWN: dict[str, Callable[[VqVae, Any, Evaluation, int], Shown]] = {"sample": clips, "dim": images}  # by decoder's unit

@@ -73,6 +73,19 @@ class Images(Pictures):
     margin: Whole = 0  # pixels more on every side, over which training images move
 
 
+class Shapes(Section):
+    """Clips of a shape that moves as it is told, made when they are asked for (wavevq/data/shapes.py)."""
+
+    signal: ClassVar[Signal] = "video"
+    kind: Literal["shapes"]
+    size: Annotated[int, Number, Field(ge=16)] = 32  # H and W, pixels
+    frames: Annotated[int, Number, Field(ge=2)] = 16  # T
+    clips: Count = 2000  # to train on
+    held_out: Annotated[float, Number, Field(gt=0, lt=1)] = (
+        0.1  # as a share of them, so many more: val, and again: test
+    )
+
+
 OfSpeech = Vctk | LibriSpeech | Folder | Fsdd | Synthetic
 OfImages = Cifar10 | Images
-Data = Annotated[OfSpeech | OfImages, Field(discriminator="kind")]
+Data = Annotated[OfSpeech | OfImages | Shapes, Field(discriminator="kind")]

@@ -63,19 +63,39 @@ class SpectralEncoder(Section):
         return self
 
 
-class ImageEncoder(Strided):
+class ImageLayers(Strided):
     """Strided 2-D convolutions, then residual blocks (Van den Oord et al. 2017, section 4.1).
 
     A code stands for product(strides)^2 pixels, or each of ``groups`` for a share of them.
     """
 
-    signal: ClassVar[Signal] = "images"
-    kind: Literal["image"]
     strides: Strides = (2, 2)
     channels: Count = 256
     residual_blocks: Whole = 2
     residual: Count = 256  # width inside a residual block
     groups: Count = 1  # codes a position (G), of one codebook
+
+    @property
+    def side(self) -> int:
+        """Of the square that a code stands for, pixels."""
+        return math.prod(self.strides)
+
+
+class ImageEncoder(ImageLayers):
+    signal: ClassVar[Signal] = "images"
+    kind: Literal["image"]
+
+
+class FrameEncoder(ImageLayers):
+    """The image encoder, of every frame of a clip by itself (Van den Oord et al. 2017, section 4.4)."""
+
+    signal: ClassVar[Signal] = "video"
+    kind: Literal["frames"]
+
+    @property
+    def hop(self) -> int:
+        """In time: each frame has its codes."""
+        return 1
 
 
 def refuse_narrow(window: int, strides: tuple[int, ...]) -> None:
@@ -83,7 +103,7 @@ def refuse_narrow(window: int, strides: tuple[int, ...]) -> None:
         raise ValueError(f"window {window} must exceed every stride in {list(strides)} by an even number or 0")
 
 
-Encoder = Annotated[WaveformEncoder | SpectralEncoder | ImageEncoder, Field(discriminator="kind")]
+Encoder = Annotated[WaveformEncoder | SpectralEncoder | ImageEncoder | FrameEncoder, Field(discriminator="kind")]
 
 
 class Codebook(Section):
@@ -191,11 +211,9 @@ class Gaussian(Section):
 Pixels = Annotated[Logistics | Categorical | Gaussian, Field(discriminator="kind")]
 
 
-class ImageDecoder(Section):
+class ImageDecoderLayers(Section):
     """The image encoder's mirror image, with its strides and window; pixels independent given the codes."""
 
-    signal: ClassVar[Signal] = "images"
-    kind: Literal["image"]
     channels: Count = 256
     residual_blocks: Whole = 2
     residual: Count = 256  # width inside a residual block
@@ -207,16 +225,33 @@ class ImageDecoder(Section):
         return f"{self.residual_blocks} residual blocks, {self.channels} channels, {self.distribution.kind}"
 
 
-class PixelCnn(Section):
-    """What both networks over grids have."""
-
+class ImageDecoder(ImageDecoderLayers):
     signal: ClassVar[Signal] = "images"
-    kind: Literal["pixelcnn"]
+    kind: Literal["image"]
+
+
+class FrameDecoder(ImageDecoderLayers):
+    """The image decoder, of every frame of a clip by itself."""
+
+    signal: ClassVar[Signal] = "video"
+    kind: Literal["frames"]
+
+
+class PixelCnnLayers(Section):
+    """What all networks over grids have."""
+
     layers: Count = 12
     kernel: Literal[1, 3, 5, 7] = 3  # columns that a layer reads above a position
     residual: Count = 64
     gate: Count = 64  # width after the gate; filter and gate together are twice as wide
     head: Count = 128  # hidden width between the last layer and the classes
+
+
+class PixelCnn(PixelCnnLayers):
+    """Of the networks over the grid of an image."""
+
+    signal: ClassVar[Signal] = "images"
+    kind: Literal["pixelcnn"]
 
 
 class PixelCnnDecoder(PixelCnn):
@@ -233,7 +268,7 @@ class PixelCnnDecoder(PixelCnn):
         return f"{self.layers} layers, {self.residual} channels"
 
 
-Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder, Field(discriminator="kind")]
+Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder | FrameDecoder, Field(discriminator="kind")]
 
 
 class Model(Section):
@@ -249,6 +284,6 @@ class Model(Section):
                 f"an encoder of kind {self.encoder.kind!r} reads {self.encoder.signal}, "
                 f"a decoder of kind {self.decoder.kind!r} makes {self.decoder.signal}"
             )
-        if self.jitter and self.encoder.signal == "images":
+        if self.jitter and self.encoder.signal != "speech":
             raise ValueError(f"jitter {self.jitter:g} is for speech: codes of an image have four neighbours")
         return self

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from wavevq.errors import WavevqError
-from wavevq.recipe.data import Data, OfSpeech, Pictures, Speech
-from wavevq.recipe.model import ImageEncoder, Model
+from wavevq.recipe.data import Data, OfSpeech, Pictures, Shapes, Speech
+from wavevq.recipe.model import FrameEncoder, ImageEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
@@ -25,16 +25,22 @@ class Recipe(Section):
 
     @property
     def hop(self) -> int:
-        """Samples a code; of images, the pixels of its side."""
+        """Samples a code; of images, the pixels of its side; of video, the frames: one."""
         return self.model.encoder.hop
 
     @property
-    def grid(self) -> tuple[int, int, int]:
-        """Of an image's codes: h, w and G. Raises WavevqError where the corpus is none of images."""
-        if not isinstance(self.data, Pictures) or not isinstance(self.model.encoder, ImageEncoder):
-            raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs images")
-        side = self.data.size // self.hop
-        return side, side, self.model.encoder.groups
+    def grid(self) -> tuple[int, ...]:
+        """Of an example's codes: of an image h, w and G, of video t before them. Raises WavevqError for speech."""
+        match self.data, self.model.encoder:
+            case Pictures(), ImageEncoder() as encoder:
+                frames = []
+            case Shapes(frames=t), FrameEncoder() as encoder:
+                frames = [t]
+            case _:
+                said = f"data.kind {self.data.kind!r}: is of {self.data.signal}"
+                raise WavevqError(f"{said}; what is asked for needs images or video")
+        side = self.data.size // encoder.side
+        return *frames, side, side, encoder.groups
 
     @property
     def speech(self) -> OfSpeech:
@@ -45,21 +51,27 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _images_are_taken_whole(self) -> Recipe:
-        """So a recipe of images says no crop: it is their height, and of a prior that of their codes."""
-        if not isinstance(self.data, Pictures) or self.model.encoder.signal != "images":
-            return self
-        rows = self.data.size // self.hop
+        """So a recipe of images says no crop: it is their height, and of a prior that of their codes. Of video, T."""
+        match self.data, self.model.encoder:
+            case Pictures(size=size), ImageEncoder(side=side):
+                whole, items = size, "images"
+            case Shapes(size=size, frames=whole), FrameEncoder(side=side):
+                items = "clips of video"
+            case _:
+                return self
         mistakes = [
-            f"{name}.crop {plan.crop}: images are taken whole; leave it out"
-            for name, plan, crop in (("train", self.train, self.data.size), ("prior", self.prior, rows))
+            f"{name}.crop {plan.crop}: {items} are taken whole; leave it out"
+            for name, plan, crop in (("train", self.train, whole), ("prior", self.prior, whole // self.hop))
             if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop
         ]
-        if self.data.size % self.hop or rows < 2:
-            mistakes.append(f"data.size {self.data.size} must be twice the hop, {self.hop}, or another multiple of it")
+        if size % side or size < 2 * side:
+            mistakes.append(f"data.size {size} must be twice the hop, {side}, or another multiple of it")
+        if isinstance(self.data, Shapes) and self.evaluation.given >= whole:
+            mistakes.append(f"evaluation.given {self.evaluation.given}: must leave some of data.frames, {whole}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
-        prior = self.prior and self.prior.model_copy(update={"crop": rows})
-        return self.model_copy(update={"train": self.train.model_copy(update={"crop": self.data.size}), "prior": prior})
+        prior = self.prior and self.prior.model_copy(update={"crop": whole // self.hop})
+        return self.model_copy(update={"train": self.train.model_copy(update={"crop": whole}), "prior": prior})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
@@ -72,12 +84,12 @@ class Recipe(Section):
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
         if self.prior is not None and self.prior.network.signal != self.data.signal:
-            fitting = "pixelcnn" if self.data.signal == "images" else "wavenet or transformer"
+            fitting = {"speech": "wavenet or transformer", "images": "pixelcnn", "video": "video"}[self.data.signal]
             mistakes.append(
                 f"prior.network: kind {self.prior.network.kind!r} is for {self.prior.network.signal}; "
                 f"for {self.data.signal} must be {fitting}"
             )
-        if self.prior is not None and self.prior.joint is not None and self.data.signal == "images":
+        if self.prior is not None and self.prior.joint is not None and self.data.signal != "speech":
             mistakes.append("prior.joint: is for speech; leave it out")
         if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
             mistakes.append("prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'")
