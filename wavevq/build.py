@@ -128,7 +128,7 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
             assert rate is not None, "the recipe's grammar sees to it"
             strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
-        case r.ImageLayers():
+        case r.GridEncoder():
             image = ImageEncoder(
                 COLOURS, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim
             )  # fmt: skip
@@ -138,7 +138,7 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
 def values_a_latent(e: r.Encoder) -> float:
     """Samples, or 8-bit values of an image, that one latent vector stands for."""
     match e:
-        case r.ImageLayers():
+        case r.GridEncoder():
             return COLOURS * e.side**2 / e.groups
         case _:
             return e.hop
@@ -171,7 +171,7 @@ def build_decoder(model: r.Model, speakers: int) -> Decoder:
                 context=d.context,
                 context_layers=d.context_layers,
             )
-        case r.ImageDecoderLayers() as d, r.ImageLayers() as e:
+        case r.ImageDecoderLayers() as d, r.GridEncoder() as e:
             pixels, latent = build_pixels(d.distribution), e.groups * model.bottleneck.dim
             image = ImageDecoder(
                 ImageUpsampler(latent, e.strides, e.window, d.channels, d.residual_blocks, d.residual, pixels.width),

@@ -17,7 +17,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 
-from wavevq.audio import replacing
+from wavevq.audio import make_folder, replacing
 from wavevq.build import build_corpus, build_model, build_prior
 from wavevq.data.cache import cache_folder
 from wavevq.data.codes import Codes, labelled, load_codes, save_codes
@@ -157,6 +157,7 @@ def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
     path = cache_folder() / f"codes-{key}-{split}.safetensors"
     if not path.exists():
         found = encode_all(model, corpus.whole(split, BATCH, model.hop))
+        make_folder(path)
         save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
     return labelled(load_codes(path), examples, corpus, model.size, corpus.given(split))
 

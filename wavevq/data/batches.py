@@ -145,6 +145,12 @@ def clips_at(store: Store, split: Split, places: Sequence[int], hop: int) -> Bat
     return _batch(store, clips, [store.audio(clip) for clip in clips], width, places)
 
 
+def in_order(corpus: Corpus, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Whole:
+    """Examples of one size, ``batch`` at a time in the order of their split; ``limit`` of them, evenly spread."""
+    chosen = spread(len(corpus.split(split)), limit)
+    return Whole(corpus, split, [chosen[first : first + batch] for first in range(0, len(chosen), batch)], hop)
+
+
 def spread(count: int, limit: int | None) -> list[int]:
     """Places in [0, count), all or ``limit`` of them, evenly spread."""
     taken = count if limit is None else min(limit, count)

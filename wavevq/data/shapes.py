@@ -1,9 +1,9 @@
 """Moving shapes: clips that are made when they are asked for, of a shape that goes where it is told.
 
-They stand in for the paper's DeepMind Lab (Van den Oord et al. 2017, section 4.4). A clip's colours, its shape and
-where that begins are drawn by the seed and the clip's number, and so is the action of every frame: it turns the shape
-to one side, or lets it go on as before. At a wall it turns back. So the frames before do not tell those after them,
-but with the actions they do, to the pixel.
+They stand in for the paper's DeepMind Lab (Van den Oord et al. 2017, section 4.4). A clip's colour and where its shape
+begins are drawn by the seed and the clip's number, and so is the action of every frame: it turns the shape to one side,
+or lets it go on as before. At a wall it turns back. So the frames before do not tell those after them, but with the
+actions they do, to the pixel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from wavevq.contracts import Batch
-from wavevq.data.batches import Whole, Windows, spread
+from wavevq.data.batches import Whole, Windows, in_order
 from wavevq.data.codes import CodeCrops, Codes
 from wavevq.data.corpora import Split
 from wavevq.noise import SHAPES, derived, uniform
@@ -30,11 +30,9 @@ KINDS = ("cross", "disc", "square", "triangle")
 ACTIONS = ("on", "left", "right", "up", "down")  # in the order of their numbers
 TOWARDS = np.array([[0, 0], [0, -1], [0, 1], [-1, 0], [1, 0]])  # rows and columns, of each action
 GOES_ON = 0.7  # chance of "on"; the others are equally likely
-INKS = np.array(
-    [[230, 60, 60], [70, 200, 80], [80, 120, 240], [240, 210, 60], [220, 90, 220], [80, 220, 220]], np.uint8
-)
-GROUNDS = np.array([[16, 16, 16], [60, 40, 24], [24, 44, 64]], np.uint8)
-FIRST = 5  # draws before those of the actions
+INKS = np.array([[230, 60, 60], [60, 200, 80], [80, 120, 250]], np.uint8)
+GROUND = np.array([16, 16, 24], np.uint8)
+FIRST = 4  # draws before those of the actions
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +100,8 @@ class Shapes:
         actions = acted(draws[FIRST:])
         radius = self.size * 5 // 32
         where = path(draws[:3], actions, radius, self.size)
-        ground, ink = GROUNDS[int(draws[3] * len(GROUNDS))], INKS[int(draws[4] * len(INKS))]
         shape = drawn(clip.label, where, radius, self.size)
-        return Film(np.where(shape[..., None], ink, ground), actions)
+        return Film(np.where(shape[..., None], INKS[int(draws[3] * len(INKS))], GROUND), actions)
 
     def crops(self, crop: int, batch: int, seed: int) -> FilmCrops:
         """Training batches; crop: T."""
@@ -115,9 +112,8 @@ class Shapes:
         return CodeCrops(codes, crop, batch, crop, seed, unit="clips")
 
     def whole(self, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Whole:
-        """The clips of a split in order, ``batch`` at a time; ``limit`` of them, evenly spread over it."""
-        chosen = spread(len(self.split(split)), limit)
-        return Whole(self, split, [chosen[first : first + batch] for first in range(0, len(chosen), batch)], hop)
+        """As ``in_order``."""
+        return in_order(self, split, batch, hop, limit)
 
     def examples(self, split: Split, places: Sequence[int], hop: int = 1) -> Batch:
         """Clips by their places in a split; x float32 ``[B, 3, T, size, size]``, cond int64 ``[B, T]``: the actions."""
@@ -173,18 +169,16 @@ def path(begin: NDArray[np.float64], actions: NDArray[np.int64], radius: int, si
     """
 
     def steps() -> Iterator[NDArray[np.int64]]:
-        low, high = radius, size - 1 - radius
-        at = low + (begin[:2] * (high - low + 1)).astype(np.int64)
-        speed = size // 16 * TOWARDS[1 + int(begin[2] * (len(TOWARDS) - 1))]
-        yield at
+        stride = size // 16
+        last = (size - 1 - 2 * radius) // stride
+        at = (begin[:2] * (last + 1)).astype(np.int64)
+        towards = TOWARDS[1 + int(begin[2] * (len(TOWARDS) - 1))]
+        yield radius + stride * at
         for action in actions[1:]:
-            if action:
-                speed = size // 16 * TOWARDS[action]
-            at = at + speed
-            out = (at < low) | (at > high)
-            at = np.where(at < low, 2 * low - at, np.where(at > high, 2 * high - at, at))
-            speed = np.where(out, -speed, speed)
-            yield at
+            towards = TOWARDS[action] if action else towards
+            towards = np.where((at + towards < 0) | (at + towards > last), -towards, towards)
+            at = at + towards
+            yield radius + stride * at
 
     return np.stack([*steps()])
 

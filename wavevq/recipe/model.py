@@ -63,7 +63,7 @@ class SpectralEncoder(Section):
         return self
 
 
-class ImageLayers(Strided):
+class GridEncoder(Strided):
     """Strided 2-D convolutions, then residual blocks (Van den Oord et al. 2017, section 4.1).
 
     A code stands for product(strides)^2 pixels, or each of ``groups`` for a share of them.
@@ -81,12 +81,12 @@ class ImageLayers(Strided):
         return math.prod(self.strides)
 
 
-class ImageEncoder(ImageLayers):
+class ImageEncoder(GridEncoder):
     signal: ClassVar[Signal] = "images"
     kind: Literal["image"]
 
 
-class FrameEncoder(ImageLayers):
+class FrameEncoder(GridEncoder):
     """The image encoder, of every frame of a clip by itself (Van den Oord et al. 2017, section 4.4)."""
 
     signal: ClassVar[Signal] = "video"
