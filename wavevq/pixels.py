@@ -75,6 +75,14 @@ def png(image: Pixels) -> bytes:
     return data.getvalue()
 
 
+def gif(frames: Pixels, milliseconds: int = 250) -> bytes:
+    """Frames ``[T, H, W, 3]`` as an animation that begins again, each shown so long; of 256 colours a frame at most."""
+    data = io.BytesIO()
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(data, "gif", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return data.getvalue()
+
+
 def write(target: Path | BinaryIO, image: Pixels) -> None:
     """An image ``[H, W, 3]`` as PNG. Raises WavevqError for a place that cannot be written to."""
     put(target, png(image))

@@ -94,10 +94,10 @@ class Shapes:
             splits[name] = [Clip(f"{one:06d}", KINDS[one % len(KINDS)], one) for one in numbers]
         return splits
 
-    def film(self, clip: Clip) -> Film:
-        """The clip itself."""
+    def film(self, clip: Clip, actions: NDArray[np.int64] | None = None) -> Film:
+        """The clip itself, or what it would be under other actions ``[T]``."""
         draws = uniform(derived(self.seed, SHAPES), [clip.number], FIRST + self.frames)[0].numpy()
-        actions = acted(draws[FIRST:])
+        actions = acted(draws[FIRST:]) if actions is None else actions
         radius = self.size * 5 // 32
         where = path(draws[:3], actions, radius, self.size)
         shape = drawn(clip.label, where, radius, self.size)

@@ -7,6 +7,7 @@ from wavevq.evaluate import (
     codebook,
     content,
     evidence,
+    films,
     leakage,
     phonemes,
     pictures,
@@ -37,4 +38,10 @@ IMAGE_METRICS: dict[str, Metric] = {
     "image_codebook": Metric("Codebook", pictures.codebook),
     "image_reconstruction": Metric("Reconstruction", pictures.reconstruction),
     "image_samples": Metric("Samples of the prior", pictures.samples),
+}
+
+VIDEO_METRICS: dict[str, Metric] = {
+    "video_bits": Metric("Bits/dim", pictures.bits),
+    "video_future": Metric("Frames to come", films.future),
+    "video_motion": Metric("Motion of what is drawn", films.motion),
 }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from wavevq.pixels import Pixels
 from wavevq.prior import Prior
 from wavevq.recipe import Evaluation
 from wavevq.vqvae import VqVae
+
+if TYPE_CHECKING:
+    from wavevq.evaluate.films import VideoSubject
 
 LOOKED_AT = 10  # images in a row of the page
 COMPARED = 2048  # training images compared at once
@@ -97,8 +101,8 @@ class ImageSubject:
 # --- the metrics --------------------------------------------------------------------------------------------
 
 
-def bits(subject: ImageSubject) -> Findings:
-    """The metric ``bits_per_dim``."""
+def bits(subject: ImageSubject | VideoSubject) -> Findings:
+    """The metric ``bits_per_dim``, and of video ``video_bits``."""
     plan = subject.plan
     found = likelihood.measure(
         subject.model, subject.corpus, plan.split, batch=plan.batch, limit=None, others=plan.speakers, seed=subject.seed
@@ -128,8 +132,8 @@ def bits(subject: ImageSubject) -> Findings:
         ]
     return Findings(
         tuple(figures),
-        "Bits per 8-bit value of a colour, of all images of the split. Distortion + rate = total, an upper bound on "
-        "-log2 p(x).",
+        f"Bits per 8-bit value of a colour, of all {subject.corpus.items} of the split. Distortion + rate = total, an "
+        "upper bound on -log2 p(x).",
     )
 
 
