@@ -150,7 +150,7 @@ def test_clips_are_taken_whole() -> None:
     ("section", "change", "says"),
     [
         ("train", {"crop": 4}, "train.crop 4: clips of video are taken whole; leave it out"),
-        ("data", {"size": 18}, "data.size 18 must be twice the hop, 4, or another multiple of it"),
+        ("data", {"size": 18}, "data.size 18 must be a multiple of the hop, 4"),
         ("evaluation", {"given": T}, f"evaluation.given {T}: must leave some of data.frames, {T}"),
         ("prior", {"network": {"kind": "pixelcnn"}}, "prior.network: kind 'pixelcnn' is for images; for video must be"),
         ("prior", {"joint": True}, "prior.joint: is for speech"),

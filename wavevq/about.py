@@ -32,13 +32,13 @@ def of_run(name: str | None) -> Table:
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
-    named = {"speech": "speakers", "images": "classes", "video": "shapes"}[recipe.data.signal]
+    named = {"speech": "speakers", "video": "shapes"}.get(recipe.data.signal, "classes")
     table.add_row(named, f"{len(speakers)}: {', '.join(speakers)}")
     for voice in voices.enrolled(folder):
         before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
         told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
         table.add_row("enrolled", f"{told}, {after:.3f} as itself")
-    whole = {"speech": None, "images": "images", "video": "clips"}[recipe.data.signal]
+    whole = {"speech": None, "video": "clips"}.get(recipe.data.signal, "images")
     _add_training_rows(table, "", folder, recipe.train, whole or f"x {recipe.train.crop} samples")
     if recipe.prior is not None:
         table.add_row("prior", _described(recipe.prior))
@@ -59,9 +59,9 @@ def _described(prior: r.Prior) -> str:
             network = f"{kind}, {layers} layers, {width} channels"
         case r.VideoPrior(kind=kind, layers=layers, residual=width, past_layers=past):
             network = f"{kind}, {layers} layers, {width} channels, {2**past} earlier frames"
-    whose = {"speech": "speaker", "images": "class", "video": "shape"}[prior.network.signal]
+    whose = {"speech": "speaker", "video": "shape"}.get(prior.network.signals[0], "class")
     told = f"given the {whose}" if prior.speaker_dim else "unconditional"
-    if prior.network.signal == "video":
+    if isinstance(prior.network, r.VideoPrior):
         told = f"given the actions and the {whose}" if prior.speaker_dim else "given the actions"
     if prior.speaker_dim and prior.drop_speaker:
         told += " or none"
@@ -104,7 +104,7 @@ def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
     size = recipe.model.bottleneck.codes or 0
     fits = (codes.ndim == 1) == (recipe.data.signal == "speech")
     if not fits or codes.min() < 0 or codes.max() >= size:
-        of = "" if fits else f", of {recipe.data.signal}"
+        of = "" if fits else f", of {'speech' if recipe.data.signal == 'speech' else 'images'}"
         own = f"0 to {size - 1}" if size else "no codes"
         table.add_row("", f"its codebook has {own}{of}: these are not its codes")
     else:
@@ -140,18 +140,21 @@ def _add_rate_rows(table: Table, recipe: r.Recipe) -> None:
             table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
         return
     grid, item = recipe.grid, "a clip" if recipe.data.signal == "video" else "an image"
-    frames = math.prod(grid[:-3])
-    table.add_row("hop", f"{recipe.data.size // grid[-2]} pixels")
+    side, frames = recipe.space[0] // grid[-3], math.prod(grid[:-3])
+    table.add_row("hop", f"{side} {'positions of its codes' if recipe.data.signal == 'codes' else 'pixels'}")
     table.add_row("codes", f"{' x '.join(map(str, grid))} {item}")
     if bits:
         each = math.prod(grid) * bits
-        table.add_row("bits", f"{each:.4g} {item}, {each / (3 * frames * recipe.data.size**2):.4g} bits/dim")
+        table.add_row("bits", f"{each:.4g} {item}, {each / (3 * frames * recipe.size**2):.4g} bits/dim")
 
 
 def _signal(recipe: r.Recipe) -> str:
     """Of what kind the corpus's signals are."""
     if isinstance(recipe.data, r.Speech):
         return f"{recipe.data.rate} Hz"
+    if isinstance(recipe.data, r.Coded):
+        height, width, groups = recipe.data.first.grid
+        return f"{height} x {width} x {groups} of {recipe.data.first.model.bottleneck.codes}, by {recipe.data.run}"
     frames = f"{recipe.data.frames} frames of " if isinstance(recipe.data, r.Shapes) else ""
     return f"{frames}{recipe.data.size} x {recipe.data.size} pixels"
 

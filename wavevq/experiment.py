@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,41 +16,40 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
 
-from wavevq.audio import make_folder, replacing
-from wavevq.build import build_corpus, build_model, build_prior
-from wavevq.data.cache import cache_folder
-from wavevq.data.codes import Codes, labelled, load_codes, save_codes
-from wavevq.data.corpora import Split
+from wavevq.audio import replacing
+from wavevq.build import build_corpus, build_model, build_prior, trained_model
 from wavevq.data.corpus import Corpus
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
-from wavevq.evaluate.likelihood import encode_all
+from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
-from wavevq.recipe import Prior, Recipe
+from wavevq.recipe import Coded, Prior, Recipe
 from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
     RUNS,
     SUMMARY,
     create,
+    first_run,
     newest_checkpoint,
     read_recipe,
     read_speakers,
     record_weights,
     refuse_stale,
+    trained_on,
     write_recipe,
 )
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
-from wavevq.train.state import AVERAGE, checkpoints, read_tensors
-from wavevq.vqvae import VqVae
+from wavevq.train.state import AVERAGE, checkpoints
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
 MAY_CHANGE: set[tuple[str, ...]] = {
     ("data", "root"),
     ("data", "alignments"),
+    ("data", "run"),  # it is known by its weights
     ("train", "log_every"),
     ("train", "validate_every"),
     ("train", "save_every"),
@@ -60,7 +58,6 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     *(("prior", key) for key in ("log_every", "validate_every", "save_every", "keep")),
 }
 Stage = Literal["vqvae", "prior"]
-BATCH = 16  # examples encoded together
 
 
 def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
@@ -100,6 +97,8 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
             if resume or stage == "prior":
                 write_recipe(folder, recipe)
             else:
+                if isinstance(recipe.data, Coded):
+                    record_weights(folder, first_run(recipe.data))
                 create(folder, recipe, corpus.labels, corpus.about)
             console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
         if stage != "prior":
@@ -126,11 +125,10 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corpus: Corpus, console: Console) -> None:
     place = folder / PRIOR
     begun = bool(checkpoints(place / CHECKPOINTS))
-    model = build_model(recipe, len(corpus.labels))
+    model = trained_model(folder, recipe, len(corpus.labels))
     weights = newest_checkpoint(folder) / AVERAGE
-    model.load_state_dict(read_tensors(weights, model))
     if begun:
-        refuse_stale(folder)
+        refuse_stale(place, folder)
     fabric.to_device(model.eval())
     with fabric.rank_zero_first():
         training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
@@ -139,7 +137,7 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
     prior = build_prior(recipe, plan, len(corpus.labels))
     validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
     if fabric.is_global_zero and not begun:
-        record_weights(folder)
+        record_weights(place, folder)
     fit(fabric, prior, batches, plan, place, validator, console, begun)
     if fabric.is_global_zero:
         write_summary(place)
@@ -150,18 +148,6 @@ def joint(recipe: Recipe) -> bool:
     return recipe.prior is not None and recipe.prior.joint is not None
 
 
-def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
-    """The codes of a split, from the cache where these weights have encoded this corpus before."""
-    examples = corpus.split(split)
-    key = hashlib.sha256(weights.read_bytes() + corpus.folder.name.encode()).hexdigest()[:32]
-    path = cache_folder() / f"codes-{key}-{split}.safetensors"
-    if not path.exists():
-        found = encode_all(model, corpus.whole(split, BATCH, model.hop))
-        make_folder(path)
-        save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
-    return labelled(load_codes(path), examples, corpus, model.size, corpus.given(split))
-
-
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
     """Raises WavevqError for a folder that this training must not write to."""
     if stage == "prior":
@@ -170,8 +156,10 @@ def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> N
         if not resume and checkpoints(folder / PRIOR / CHECKPOINTS):
             raise WavevqError(f"{folder}: has a prior already; go on with --resume")
         refuse_another(read_recipe(folder), recipe, folder)
+        trained_on(folder, recipe)
     elif resume:
         refuse_another(read_recipe(folder), recipe, folder)
+        trained_on(folder, recipe)
     elif folder.exists():
         raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
 

@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from wavevq import pixels
 from wavevq.data.codes import Codes
-from wavevq.data.corpora import Split
-from wavevq.data.shapes import Clip, Shapes
+from wavevq.data.shapes import Shapes
 from wavevq.evaluate import rate
 from wavevq.evaluate.likelihood import derangement
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured, Sheet, Table
+from wavevq.evaluate.pictures import GridSubject
 from wavevq.pixels import Pixels
 from wavevq.prior import Prior
-from wavevq.recipe import Evaluation
-from wavevq.vqvae import VqVae
 
 LOOKED_AT = 4  # clips on the page
 VISIBLE = 64  # of 765: how far a pixel differs from the ground, all colours added up, that is counted as the shape's
@@ -34,52 +32,12 @@ GoOn = Callable[[NDArray[np.int64], NDArray[np.int64], Sequence[int], str], NDAr
 
 
 @dataclass(frozen=True, eq=False)
-class VideoSubject:
-    """model: in evaluation mode, averaged weights. prior: of codes, or None.
+class VideoSubject(GridSubject):
+    """show: the frames that codes ``[N, t, h, w, G]`` tell of. go_on: codes of clips that begin as told."""
 
-    encoded: the codes of a split, from the cache or made. show: the frames that codes ``[N, t, h, w, G]`` tell of.
-    go_on: clips that begin as told. seed: of everything that is drawn. plan: the options, ``plan.split`` says which
-    clips are measured.
-    """
-
-    model: VqVae
-    prior: Prior | None
     corpus: Shapes
-    plan: Evaluation
-    seed: int
-    encoded: Callable[[Split], Codes]
     show: Callable[[NDArray[np.int64]], Pixels]
     go_on: GoOn
-
-    @property
-    def seconds(self) -> float:
-        """Of audio: none."""
-        return 0.0
-
-    @property
-    def size(self) -> int:
-        """K."""
-        return self.model.size
-
-    @cached_property
-    def clips(self) -> Sequence[Clip]:
-        """Those that are measured: all of the split."""
-        return self.corpus.split(self.plan.split)
-
-    @property
-    def judged(self) -> int:
-        """How many clips are drawn anew."""
-        return len(self.places)
-
-    @cached_property
-    def codes(self) -> Codes:
-        """Of ``clips``, in their order."""
-        return self.encoded(self.plan.split)
-
-    @cached_property
-    def places(self) -> list[int]:
-        """Places in ``clips`` of those that are drawn: ``plan.judged``, evenly spread."""
-        return [int(i) for batch in self.corpus.whole(self.plan.split, 64, limit=self.plan.judged) for i in batch.index]
 
     @cached_property
     def actions(self) -> NDArray[np.int64]:
@@ -141,7 +99,8 @@ def motion(subject: VideoSubject) -> Findings:
     labels = [subject.codes.labels[i] for i in places]
     known = np.stack([subject.codes.sequences[i] for i in places])
     actions, others = subject.actions[places], subject.other_actions[places]
-    clips = [subject.clips[i] for i in places]
+    every = subject.corpus.split(subject.plan.split)
+    clips = [every[i] for i in places]
     truth = np.stack([subject.corpus.film(one).frames for one in clips])
     turned = np.stack([subject.corpus.film(one, told).frames for one, told in zip(clips, others, strict=True)])
     drawn = subject.show(subject.go_on(known[:, :given], actions, labels, "given their actions"))

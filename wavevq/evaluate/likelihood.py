@@ -7,21 +7,28 @@ a clip is an image, and a speaker is its class.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wavevq.audio import make_folder
 from wavevq.contracts import Batch
+from wavevq.data.cache import cache_folder
+from wavevq.data.codes import Codes, labelled, load_codes, save_codes
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.vqvae import VqVae, along
+
+ENCODED = 16  # examples encoded together
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,24 @@ def measure(
 def encode_all(model: VqVae, batches: Sequence[Batch]) -> dict[int, Tensor]:
     """Codes int64 ``[*grid]`` of every example, by its place in the split; without codes its latents ``[*grid, D]``."""
     return _encoded(model, batches)[0]
+
+
+def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
+    """The codes of a split by a model of these weights, its own; from the cache where it has them already."""
+    path = codes_place(weights, corpus)
+    path = path.with_name(f"{path.name}-{split}.safetensors")
+    examples = corpus.split(split)
+    if not path.exists():
+        found = encode_all(model, corpus.whole(split, ENCODED, model.hop))
+        make_folder(path)
+        save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
+    return labelled(load_codes(path), examples, corpus, model.size, corpus.given(split))
+
+
+def codes_place(weights: Path, corpus: Corpus) -> Path:
+    """Where in the cache the codes of a corpus by these weights lie: what the names of their files begin with."""
+    key = hashlib.sha256(weights.read_bytes() + corpus.folder.name.encode()).hexdigest()[:32]
+    return cache_folder() / f"codes-{key}"
 
 
 def _encoded(model: VqVae, batches: Sequence[Batch]) -> tuple[dict[int, Tensor], float | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wavevq.recipe.data import (
     Cifar10,
+    Coded,
     Data,
     Folder,
     Fsdd,
@@ -26,6 +27,7 @@ from wavevq.recipe.model import (
     Bottleneck,
     Categorical,
     Codebook,
+    CodesEncoder,
     Continuous,
     Decoder,
     EmaVq,
@@ -71,6 +73,8 @@ __all__ = [
     "Categorical",
     "Cifar10",
     "Codebook",
+    "Coded",
+    "CodesEncoder",
     "Continuous",
     "Data",
     "Decoder",

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from wavevq.errors import WavevqError
-from wavevq.recipe.data import Data, OfSpeech, Pictures, Shapes, Speech
-from wavevq.recipe.model import FrameEncoder, ImageEncoder, Model
+from wavevq.recipe.data import Coded, Data, OfSpeech, Shapes, Speech
+from wavevq.recipe.model import GridEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
@@ -25,22 +25,32 @@ class Recipe(Section):
 
     @property
     def hop(self) -> int:
-        """Samples a code; of images, the pixels of its side; of video, the frames: one."""
+        """Samples a code; of images the pixels of its side, of another run's codes the positions; of video a frame."""
         return self.model.encoder.hop
 
     @property
+    def size(self) -> int:
+        """H and W of the images, through however many runs. Raises WavevqError where the corpus is of speech."""
+        if isinstance(self.data, Speech):
+            raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs images")
+        return self.data.first.size if isinstance(self.data, Coded) else self.data.size
+
+    @property
+    def space(self) -> tuple[int, int]:
+        """Of what the encoder reads of an image, pixels or another run's codes: H and W. Raises as ``size``."""
+        if not isinstance(self.data, Coded):
+            return self.size, self.size
+        height, width = self.data.first.grid[-3:-1]
+        return height, width
+
+    @property
     def grid(self) -> tuple[int, ...]:
-        """Of an example's codes: of an image h, w and G, of video t before them. Raises WavevqError for speech."""
-        match self.data, self.model.encoder:
-            case Pictures(), ImageEncoder() as encoder:
-                frames = []
-            case Shapes(frames=t), FrameEncoder() as encoder:
-                frames = [t]
-            case _:
-                said = f"data.kind {self.data.kind!r}: is of {self.data.signal}"
-                raise WavevqError(f"{said}; what is asked for needs images or video")
-        side = self.data.size // encoder.side
-        return *frames, side, side, encoder.groups
+        """Of an example's codes: of an image h, w and G, of video t before them. Raises as ``size``."""
+        height, width = self.space
+        encoder = self.model.encoder
+        assert isinstance(encoder, GridEncoder), "it fits the corpus"
+        frames = [self.data.frames] if isinstance(self.data, Shapes) else []
+        return *frames, height // encoder.side, width // encoder.side, encoder.groups
 
     @property
     def speech(self) -> OfSpeech:
@@ -51,26 +61,30 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _images_are_taken_whole(self) -> Recipe:
-        """So a recipe of images says no crop: it is their height, and of a prior that of their codes. Of video, T."""
-        match self.data, self.model.encoder:
-            case Pictures(size=size), ImageEncoder(side=side):
-                whole, items = size, "images"
-            case Shapes(size=size, frames=whole), FrameEncoder(side=side):
-                items = "clips of video"
-            case _:
-                return self
+        """So a recipe of images, or of their codes, says no crop: it is their height, and that of a prior's codes.
+
+        Of video it is the number of frames.
+        """
+        encoder = self.model.encoder
+        if not isinstance(encoder, GridEncoder) or encoder.signal != self.data.signal or isinstance(self.data, Speech):
+            return self
+        height, width = self.space
+        whole = self.data.frames if isinstance(self.data, Shapes) else height
+        rows = whole // self.hop
+        items = "clips of video" if self.data.signal == "video" else self.data.signal
         mistakes = [
             f"{name}.crop {plan.crop}: {items} are taken whole; leave it out"
-            for name, plan, crop in (("train", self.train, whole), ("prior", self.prior, whole // self.hop))
+            for name, plan, crop in (("train", self.train, whole), ("prior", self.prior, rows))
             if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop
         ]
-        if size % side or size < 2 * side:
-            mistakes.append(f"data.size {size} must be twice the hop, {side}, or another multiple of it")
+        if height % encoder.side or width % encoder.side:
+            there = f"data.run's codes, {height} x {width}," if isinstance(self.data, Coded) else f"data.size {height}"
+            mistakes.append(f"{there} must be a multiple of the hop, {encoder.side}")
         if isinstance(self.data, Shapes) and self.evaluation.given >= whole:
             mistakes.append(f"evaluation.given {self.evaluation.given}: must leave some of data.frames, {whole}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
-        prior = self.prior and self.prior.model_copy(update={"crop": whole // self.hop})
+        prior = self.prior and self.prior.model_copy(update={"crop": rows})
         return self.model_copy(update={"train": self.train.model_copy(update={"crop": whole}), "prior": prior})
 
     @model_validator(mode="after")
@@ -83,12 +97,14 @@ class Recipe(Section):
             )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
-        if self.prior is not None and self.prior.network.signal != self.data.signal:
-            fitting = {"speech": "wavenet or transformer", "images": "pixelcnn", "video": "video"}[self.data.signal]
+        if self.prior is not None and self.data.signal not in self.prior.network.signals:
+            fitting = {"speech": "wavenet or transformer", "video": "video"}.get(self.data.signal, "pixelcnn")
             mistakes.append(
-                f"prior.network: kind {self.prior.network.kind!r} is for {self.prior.network.signal}; "
+                f"prior.network: kind {self.prior.network.kind!r} is for {' or '.join(self.prior.network.signals)}; "
                 f"for {self.data.signal} must be {fitting}"
             )
+        if self.prior is not None and self.data.signal == "speech" and self.prior.crop < 2:
+            mistakes.append(f"prior.crop {self.prior.crop} is not allowed: must be 2 or more codes of speech")
         if self.prior is not None and self.prior.joint is not None and self.data.signal != "speech":
             mistakes.append("prior.joint: is for speech; leave it out")
         if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
