@@ -162,7 +162,7 @@ def test_mistakes_are_told_before_the_work(place: Path) -> None:
     assert refused("sample", "no", "--label", "disc", *here).startswith("--label: is for runs of speech or images")
     assert not Path("no").exists()
     of_video = "run: is a run of video; what is asked for needs one of "
-    assert refused("encode", "a.wav", "b.npy", *here) == f"{of_video}speech"
+    assert refused("encode", "a.wav", "b.npy", *here) == f"{of_video}images"
     for load, signal in ((load_run, "speech"), (load_image_run, "images")):
         with pytest.raises(WavevqError, match=f"{of_video}{signal}"):
             load("run")
