@@ -113,7 +113,7 @@ def evaluate(
 
 def metrics_of(recipe: Recipe) -> Mapping[str, Metric]:
     """The metrics of its signal."""
-    return {"speech": METRICS, "images": IMAGE_METRICS, "video": VIDEO_METRICS}[recipe.data.signal]
+    return {"speech": METRICS, "video": VIDEO_METRICS}.get(recipe.data.signal, IMAGE_METRICS)
 
 
 def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
