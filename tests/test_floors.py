@@ -52,6 +52,7 @@ FLOORS = {
     "image_files": 8,
     "video_files": 8,
     "demo": 8,
+    "doctor": 8,
     "evaluation": 8,
     "scoreboard": 8,
     "cli": 9,

@@ -152,7 +152,11 @@ def test_clips_are_taken_whole() -> None:
         ("train", {"crop": 4}, "train.crop 4: clips of video are taken whole; leave it out"),
         ("data", {"size": 18}, "data.size 18 must be a multiple of the hop, 4"),
         ("evaluation", {"given": T}, f"evaluation.given {T}: must leave some of data.frames, {T}"),
-        ("prior", {"network": {"kind": "pixelcnn"}}, "prior.network: kind 'pixelcnn' is for images or codes; for video"),
+        (
+            "prior",
+            {"network": {"kind": "pixelcnn"}},
+            "prior.network: kind 'pixelcnn' is for images or codes; for video",
+        ),
         ("prior", {"joint": True}, "prior.joint: is for speech"),
         ("data", {"kind": "cifar10"}, "data.frames: unknown key"),
         ("model", {"jitter": 0.1}, "jitter 0.1 is for speech"),
