@@ -28,7 +28,7 @@ from wavevq.errors import WavevqError
 from wavevq.evaluate.films import VideoSubject
 from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, Metric, NotMeasured, Plot, Sheet, Table
-from wavevq.evaluate.metrics import IMAGE_METRICS, METRICS, VIDEO_METRICS
+from wavevq.evaluate.metrics import CODED_METRICS, IMAGE_METRICS, METRICS, VIDEO_METRICS
 from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
@@ -113,7 +113,8 @@ def evaluate(
 
 def metrics_of(recipe: Recipe) -> Mapping[str, Metric]:
     """The metrics of its signal."""
-    return {"speech": METRICS, "video": VIDEO_METRICS}.get(recipe.data.signal, IMAGE_METRICS)
+    known = {"speech": METRICS, "images": IMAGE_METRICS, "codes": CODED_METRICS, "video": VIDEO_METRICS}
+    return known[recipe.data.signal]
 
 
 def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:

@@ -71,7 +71,7 @@ def future(subject: VideoSubject) -> Findings:
     own = bits(prior, subject.codes, subject.actions, given, subject.plan.batch)
     other = bits(prior, subject.codes, subject.other_actions, given, subject.plan.batch)
     training, held_out = subject.encoded("train"), np.stack(subject.codes.sequences)
-    counts = (rate.counts(training, subject.size) + 1).double()
+    counts = (subject.counts + 1).double()
     alone = (counts / counts.sum()).numpy()[held_out[:, given:]]
     trained = same_as_before(np.stack(training.sequences), given)
     kept = same_as_before(held_out, given)
@@ -81,7 +81,12 @@ def future(subject: VideoSubject) -> Findings:
         Figure("given another clip's actions", other, "bits/code"),
         Figure("wrong-actions gap", other - own, "bits/code", "what the actions tell"),
         Figure("as in the frame before", float(-np.log2(copied).mean()), "bits/code", "or else by frequency"),
-        Figure("codes by frequency", float(-np.log2(alone).mean()), "bits/code", "each code by itself"),
+        Figure(
+            "codes by frequency",
+            rate.by_frequency(held_out[:, given:].ravel(), subject.counts),
+            "bits/code",
+            "each code by itself",
+        ),
         Figure("uniform", math.log2(subject.size), "bits/code", "log2 K"),
         Figure("codes that stay", float(kept.mean()), "share", "as in the frame before"),
     )
