@@ -38,7 +38,7 @@ from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
 from wavevq.recipe import Evaluation, Recipe, overridden
-from wavevq.run import Run, codebook
+from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 from wavevq.video_run import VideoRun
@@ -183,7 +183,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
 
 def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSubject:
     """What the metrics of images are given; errors as ``subject_of``."""
-    codebook(run.folder, run.recipe, run.model)
+    run.codebook()
     corpus = build_corpus(recipe)
     refuse_unfit(run, corpus, recipe.evaluation.split)
     console.print(corpus.describe(), soft_wrap=True, highlight=False)
@@ -220,7 +220,7 @@ def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Consol
 
 def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSubject:
     """What the metrics of video are given; errors as ``subject_of``."""
-    codebook(run.folder, run.recipe, run.model)
+    run.codebook()
     corpus = build_corpus(recipe)
     assert isinstance(corpus, Shapes), "of a recipe of video"
     refuse_unfit(run, corpus, recipe.evaluation.split)

@@ -48,10 +48,14 @@ class VideoRun:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def codebook(self) -> int:
+        """K. Raises WavevqError where the model has no codes."""
+        return codebook(self.folder, self.recipe, self.model)
+
     @torch.no_grad()
     def encode(self, frames: Pixels) -> NDArray[np.int64]:
         """Codes int64 ``[t, h, w, G]`` of frames ``[T, H, W, 3]``, t = T, whose sides are multiples of a code's."""
-        codebook(self.folder, self.recipe, self.model)
+        self.codebook()
         x = to_signal(frames[None]).to(self.device)
         codes = self.model.encode(x, torch.tensor([x.shape[2]], device=self.device)).codes
         assert codes is not None
