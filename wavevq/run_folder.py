@@ -40,7 +40,9 @@ def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SPEAKERS) as partial:
         known = {"speakers": list(speakers), "about": {name: (about or {}).get(name, "") for name in speakers}}
-        partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
+        # A folder's name may be bytes that are no text: what this makes of them, JSON reads as them.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     write_recipe(folder, recipe)  # last: it makes the folder a run
 
 

@@ -155,7 +155,9 @@ def derangement(groups: list[str], seed: int) -> dict[int, int]:
     taken: dict[int, int] = {}
     for group in sorted(members):
         # One cycle through a random order: nobody is their own donor.
-        order = np.random.default_rng([seed, *group.encode()]).permutation(members[group]).tolist()
+        order = (
+            np.random.default_rng([seed, *group.encode(errors="surrogateescape")]).permutation(members[group]).tolist()
+        )
         if len(order) > 1:
             taken.update(zip(order, order[1:] + order[:1], strict=True))
     return taken

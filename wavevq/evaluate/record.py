@@ -82,7 +82,7 @@ def write_record(record: Record, path: Path) -> Path:
     make_folder(path)
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # as JSON escapes such
     return path
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wavevq.audio import replacing
 from wavevq.errors import WavevqError
+from wavevq.progress import moving
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ class Log:
             TimeRemainingColumn(),
             TextColumn("{task.fields[says]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not moving(console),
         )
         self.task = self.progress.add_task("train", total=steps, completed=first, says="")
         self.progress.start()
@@ -72,7 +73,7 @@ class Log:
         """Averages since the last line."""
         says = "  ".join(f"{_short(value)} {name.replace('_', ' ')}" for name, value in scalars.items())
         self.progress.update(self.task, says=says)
-        if not self.console.is_terminal:
+        if not moving(self.console):
             self.console.print(f"step {step}/{self.steps}  {says}", soft_wrap=True)
         self._write(step, "train", scalars)
 
