@@ -152,8 +152,6 @@ def run(folder: Path) -> None:
     told = {"seconds": 1.5, "nearest": "ann", "bits_per_sample_before": 5.0, "bits_per_sample_after": 4.5}
     embedding = of_speech(build_model(recipe, 2).decoder).voice(0).detach()
     voice = voices.Voice("eve", embedding, fingerprint(newest_checkpoint(folder)), told)
-        "eve", of_speech(build_model(recipe, 2).decoder).voice(0).detach(), fingerprint(newest_checkpoint(folder)), told
-    )
     voices.save(folder / voices.FOLDER / f"eve{voices.SUFFIX}", voice)
 
 

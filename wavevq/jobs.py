@@ -12,7 +12,7 @@ from wavevq.audio import FORMATS, check_format
 from wavevq.errors import WavevqError
 from wavevq.folders import walk
 
-AUDIO, CODES, PACKED, PNG = tuple(FORMATS), ".npy", ".wvq", ".png"
+AUDIO, CODES, PACKED, PNG, GIF = tuple(FORMATS), ".npy", ".wvq", ".png", ".gif"
 PAGE = "index.html"  # of what has been sampled
 
 

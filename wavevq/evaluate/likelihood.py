@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavevq.audio import make_folder
 from wavevq.contracts import Batch
 from wavevq.data.cache import cache_folder
 from wavevq.data.codes import Codes, labelled, load_codes, save_codes
@@ -121,8 +122,10 @@ def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
     examples = corpus.split(split)
     if not path.exists():
         found = encode_all(model, corpus.whole(split, ENCODED, model.hop))
+        make_folder(path)
         save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
-    return labelled(load_codes(path, len(examples), model.size), examples, corpus, model.size)
+    rows = load_codes(path, len(examples), model.size)
+    return labelled(rows, examples, corpus, model.size, corpus.given(split))
 
 
 def codes_place(weights: Path, corpus: Corpus) -> Path:
