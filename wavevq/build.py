@@ -177,12 +177,12 @@ def values_of(data: r.Data) -> Values:
 
 def shape_model(recipe: r.Recipe, speakers: int, source: str) -> VqVae:
     """The recipe's model without memory for its weights: what can be asked of a recipe that nobody vouches for."""
-    with shapes(source):
+    with weightless(source):
         return build_model(recipe, speakers)
 
 
 @contextmanager
-def shapes(source: str) -> Iterator[None]:
+def weightless(source: str) -> Iterator[None]:
     """What is built in here has shapes alone. Raises WavevqError, with ``source``, for shapes that cannot be."""
     try:
         with torch.device("meta"):

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wavevq import voices
 from wavevq.audio import Heard, Signal, Sound, cut
-from wavevq.build import build_prior, shapes, trained_model
+from wavevq.build import build_prior, trained_model, weightless
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
 from wavevq.decoders import of_speech
@@ -380,7 +380,7 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder / PRIOR, folder)
-    with shapes(str(folder)):
+    with weightless(str(folder)):
         expected = build_prior(recipe, recipe.prior, labels)
     weights = read_tensors(found[-1] / AVERAGE, expected)
     prior = build_prior(recipe, recipe.prior, labels)
