@@ -148,7 +148,7 @@ def test_an_unconditional_prior_takes_any_label_for_nobodys(kind: str) -> None:
     assert one.label.tolist() == [0, 1, 2]
     nobody = replace(one, label=torch.zeros(3, dtype=torch.int64))
     assert torch.equal(made.training_loss(one).loss, made.training_loss(nobody).loss)
-    held_out = Codes([np.append(row, K) for row in codes.numpy()], [0, 1, 2])
+    held_out = Codes([np.append(row, K) for row in codes.numpy()], [0, 1, 2], [*"abc"])
     found = measure(made.eval(), held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
     assert (found.wrong_label_gap, found.unlabelled) == (None, None)
     alike = made.sample(torch.tensor([0, 7]), uniform(0, [0], 30).expand(2, -1), sampler(made))
@@ -182,7 +182,7 @@ def test_it_learns_what_can_be_learned_and_samples_it(kind: str) -> None:
     assert [one.tolist() for one in drawn] == [row[:-1] for row in codes.tolist()]
     rest = made.sample(torch.arange(LABELS), uniform(0, range(LABELS), 60), sampler(made), prefix=codes[:, :3])
     assert [one.tolist() for one in rest] == [row[3:-1] for row in codes.tolist()]
-    held_out = Codes([row.numpy() for row in codes], list(range(LABELS)))
+    held_out = Codes([row.numpy() for row in codes], list(range(LABELS)), [str(i) for i in range(LABELS)])
     found = measure(made, held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
     assert found.bits < 0.1
     assert found.wrong_label_gap is not None and found.wrong_label_gap > 0.5  # noqa: PT018
@@ -224,7 +224,7 @@ def test_a_clip_does_not_depend_on_the_others(kind: str) -> None:
 def corpus() -> Codes:
     rng = np.random.default_rng(0)
     rows = [np.append(rng.integers(K, size=n), K) for n in (1, 7, 20, 45)]
-    return Codes(rows, [0, 1, 2, 0])
+    return Codes(rows, [0, 1, 2, 0], [*"abcd"])
 
 
 def test_crops_are_a_function_of_the_step_and_cover_the_corpus() -> None:
@@ -253,13 +253,17 @@ def test_crops_are_a_function_of_the_step_and_cover_the_corpus() -> None:
 def test_codes_come_back_from_the_cache(tmp_path: Path) -> None:
     rows = [np.array([3, 1]), np.zeros(0, np.int64), np.array([5])]
     save_codes(tmp_path / "codes", rows)
-    for kept, row in zip(load_codes(tmp_path / "codes"), rows, strict=True):
+    for kept, row in zip(load_codes(tmp_path / "codes", 3, 6), rows, strict=True):
         np.testing.assert_array_equal(kept, row)
+    with pytest.raises(WavevqError, match="codes: not the codes of 2 examples"):
+        load_codes(tmp_path / "codes", 2, 6)
+    with pytest.raises(WavevqError, match="codes: codes from 1 to 5 are none of a codebook of 5"):
+        load_codes(tmp_path / "codes", 3, 5)
     save_codes(tmp_path / "none", [])
-    assert load_codes(tmp_path / "none") == []
+    assert load_codes(tmp_path / "none", 0, 6) == []
     (tmp_path / "broken").write_bytes(b"codes")
     with pytest.raises(WavevqError, match="broken: not the codes of a corpus"):
-        load_codes(tmp_path / "broken")
+        load_codes(tmp_path / "broken", 3, 6)
 
 
 # --- the stage and the command ------------------------------------------------------------------------------
@@ -441,6 +445,7 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
     next(value for value in tensors.values() if value.is_floating_point()).add_(0.01)
     save_file(tensors, weights)
+    trainings.seal(weights.parent)
     recipe = load_recipe("tiny.yaml")
     for words in (
         r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another",

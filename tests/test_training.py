@@ -56,9 +56,10 @@ class Toy(nn.Module):
 
 @dataclass
 class Numbers:
-    """Batches of noise; ``bad`` is the step whose batch holds a NaN."""
+    """Batches of noise; ``bad`` is the step whose batch holds a NaN, or a number whose square is infinite."""
 
     bad: int | None = None
+    value: float = torch.nan
     unit: str = "audio_seconds"
     amount: float = 1.0
     asked: list[int] = field(default_factory=list)
@@ -67,9 +68,12 @@ class Numbers:
         self.asked.append(step)
         x = torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(step))
         if step == self.bad:
-            x[0] = torch.nan
+            x[2] = self.value
         whole = torch.full((4,), 3)
         return Batch(x, torch.zeros(4, dtype=torch.int64), whole, 4 * step + torch.arange(4))
+
+    def names(self, step: int, rank: int, world: int) -> list[str]:
+        return [f"clip-{4 * step + row}" for row in range(4)]
 
 
 def plan(**changes: Any) -> Train:
@@ -168,13 +172,21 @@ def test_validation_sees_the_averaged_weights_and_leaves_no_trace(tmp_path: Path
         assert any(not torch.equal(value, found[name]) for name, value in state.module.state_dict().items())
 
 
-@pytest.mark.parametrize("bad", [1, 5])
-def test_a_non_finite_loss_stops_before_the_weights(tmp_path: Path, bad: int) -> None:
+@pytest.mark.parametrize(
+    ("bad", "value", "says"),
+    [
+        (1, torch.nan, "step 1: NaN or infinite values in clip-6; the last good checkpoint is none yet"),
+        (5, torch.inf, "step 5: NaN or infinite values in clip-22; the last good checkpoint is .*/step-00000004"),
+        (5, 1e30, "step 5: the loss is inf and .*, of clip-20, clip-21, clip-22, clip-23; the last .*/step-00000004"),
+    ],
+)
+def test_what_is_not_finite_stops_before_the_weights(tmp_path: Path, bad: int, value: float, says: str) -> None:
     toy = Toy()
-    with pytest.raises(WavevqError, match=rf"^step {bad}: the loss is nan and .*; the last good checkpoint is "):
-        train(tmp_path / "run", toy, Numbers(bad), average=0)
+    with pytest.raises(WavevqError, match=f"^{says}"):
+        train(tmp_path / "run", toy, Numbers(bad, value), average=0)
     alone, _ = train(tmp_path / "short", steps=bad)
-    alone.seen.add_(1)  # the buffer has seen the bad step; what is saved has not
+    if value == 1e30:
+        alone.seen.add_(1)  # the buffer has seen the bad step; what is saved has not
     assert_same(weights(toy), weights(alone))
     if bad == 1:
         assert not checkpoints(tmp_path / "run" / "checkpoints")

@@ -5,6 +5,7 @@ The processes are forked from a server that has imported everything, which saves
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -172,15 +173,15 @@ def while_saving(step: int, name: str) -> Moment:
 def _while_saving(step: int, name: str) -> None:
     from wavevq.train import state
 
-    save = state.save_file
+    write = state.write_synced
 
-    def watched(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        save(tensors, path)
+    def watched(path: Path, data: bytes) -> None:
         if path.parent.name == f".partial-{step:08d}" and path.name == name:
-            os.truncate(path, path.stat().st_size // 2)
+            write(path, data[: len(data) // 2])
             signal.raise_signal(signal.SIGKILL)
+        write(path, data)
 
-    state.save_file = watched
+    state.write_synced = watched
 
 
 def while_deleting(name: str) -> Moment:
@@ -260,6 +261,13 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
         for path in sorted(checkpoint.glob("*.safetensors"))
         for name, value in load_file(path).items()
     }
+
+
+def seal(checkpoint: Path) -> None:
+    """The checksums of a checkpoint that a test has altered, as if it had been written so."""
+    names = sorted(path.name for path in checkpoint.iterdir() if path.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (checkpoint / "SHA256SUMS").write_text("".join(sums))
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

@@ -6,23 +6,26 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from datetime import datetime, timedelta
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from numpy.typing import NDArray
 from rich.console import Console
 
 from wavevq.audio import replacing
 from wavevq.build import build_corpus, build_model, build_prior
-from wavevq.data.cache import cache_folder
+from wavevq.data.cache import cache_folder, reserved
 from wavevq.data.codes import Codes, labelled, load_codes, save_codes
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
+from wavevq.distributed import PATIENCE, alone, first, gathered, rank, told_of_the_lost, world_size
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
 from wavevq.evaluate.likelihood import encode_all
@@ -68,22 +71,30 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
 
     Or both at once, where the recipe says so (``prior.joint``).
     The prior alone wants a folder whose VQ-VAE is trained. Returns the folder. Raises WavevqError for a folder that is
-    in use, exists (without ``resume``) or holds another recipe.
+    in use, exists (without ``resume``) or holds another recipe, for what ``fit`` refuses, and where another process of
+    this training has ended.
     """
     if stage == "prior" and recipe.prior is None:
         raise WavevqError("prior: missing; --stage prior trains what this section of the recipe says")
     if stage and joint(recipe):
         raise WavevqError(f"--stage {stage}: prior.joint trains VQ-VAE and prior together; leave it out")
     fabric = launch(recipe, console)
-    folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
+    with told_of_the_lost(), ExitStack() as held:
+        folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
+        _stages(fabric, recipe, folder, resume, stage, console, held)
+    return folder
+
+
+def _stages(
+    fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, stage: Stage | None, console: Console, held: ExitStack
+) -> None:
     refuse(recipe, folder, resume, stage)
     for section, plan in (("train", recipe.train), ("prior", recipe.prior)):
         if plan is not None and plan.batch % fabric.world_size:
             raise WavevqError(
                 f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
             )
-    with fabric.rank_zero_first():
-        corpus = build_corpus(recipe)
+    corpus = first(lambda: build_corpus(recipe))
     if not corpus.split("val"):
         raise WavevqError(
             "data: no recording of a speaker that is trained on is held out, so there is nothing to validate on; "
@@ -94,19 +105,21 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
             f"{folder}: was trained with other names of a {corpus.whose} than the corpus in {recipe.data.kind} has now"
         )
     console.print(corpus.describe(), soft_wrap=True, highlight=False)
-    with locked(folder) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
-            if resume or stage == "prior":
-                write_recipe(folder, recipe)
-            else:
-                create(folder, recipe, corpus.labels, corpus.about)
-            console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
-        if stage != "prior":
-            _train(fabric, recipe, folder, resume, corpus, console)
-        if recipe.prior is not None and stage != "vqvae" and not joint(recipe):
-            _train_prior(fabric, recipe, recipe.prior, folder, corpus, console)
-    return folder
+
+    def begin() -> None:
+        held.enter_context(locked(folder))
+        refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
+        if resume or stage == "prior":
+            write_recipe(folder, recipe)
+        else:
+            create(folder, recipe, corpus.labels, corpus.about)
+
+    alone(begin)
+    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    if stage != "prior":
+        _train(fabric, recipe, folder, resume, corpus, console)
+    if recipe.prior is not None and stage != "vqvae" and not joint(recipe):
+        _train_prior(fabric, recipe, recipe.prior, folder, corpus, console)
 
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: Corpus, console: Console) -> None:
@@ -119,8 +132,7 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
         fit(fabric, module, batches, recipe.train, folder, validator, console, resume, apart=module.prior)
     else:
         fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume)
-    if fabric.is_global_zero:
-        write_summary(folder)
+    alone(lambda: write_summary(folder))
 
 
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corpus: Corpus, console: Console) -> None:
@@ -132,17 +144,15 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
     if begun:
         refuse_stale(folder)
     fabric.to_device(model.eval())
-    with fabric.rank_zero_first():
-        training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
+    training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
     batches = corpus.code_crops(training, plan.crop, plan.batch, recipe.hop, recipe.seed)
     console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     prior = build_prior(recipe, plan, len(corpus.labels))
     validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
-    if fabric.is_global_zero and not begun:
-        record_weights(folder)
+    if not begun:
+        alone(lambda: record_weights(folder))
     fit(fabric, prior, batches, plan, place, validator, console, begun)
-    if fabric.is_global_zero:
-        write_summary(place)
+    alone(lambda: write_summary(place))
 
 
 def joint(recipe: Recipe) -> bool:
@@ -151,14 +161,31 @@ def joint(recipe: Recipe) -> bool:
 
 
 def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
-    """The codes of a split, from the cache where these weights have encoded this corpus before."""
+    """The codes of a split, from the cache where these weights have encoded this corpus before.
+
+    Else every rank encodes its share of them. Two trainings may ask at once.
+    """
     examples = corpus.split(split)
     key = hashlib.sha256(weights.read_bytes() + corpus.folder.name.encode()).hexdigest()[:32]
-    path = cache_folder() / f"codes-{key}-{split}.safetensors"
-    if not path.exists():
-        found = encode_all(model, corpus.whole(split, BATCH, model.hop))
-        save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
-    return labelled(load_codes(path), examples, corpus, model.size)
+    name = f"codes-{key}-{split}.safetensors"
+    path = cache_folder() / name
+
+    def find() -> list[NDArray[np.int64]] | None:
+        """What every rank can read, or none."""
+        rows = None
+        with suppress(WavevqError):  # not there, or damaged
+            rows = load_codes(path, len(examples), model.size)
+        return rows if all(gathered(rows is not None)) else None
+
+    if (rows := find()) is None:
+        with reserved(name) if rank() == 0 else nullcontext():
+            if (rows := find()) is None:
+                share = encode_all(model, corpus.whole(split, BATCH, model.hop)[rank() :: world_size()])
+                shares = gathered({place: row.cpu().numpy() for place, row in share.items()})
+                made = {place: row for one in shares for place, row in one.items()}
+                rows = [made[place] for place in range(len(examples))]
+                alone(lambda: save_codes(path, rows))
+    return labelled(rows, examples, corpus, model.size)
 
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
@@ -203,9 +230,8 @@ def launch(recipe: Recipe, console: Console) -> Fabric:
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here,
         num_nodes=started // here,
-        # The quantizer's statistics are all-reduced, so the buffers agree already. The others wait while rank 0
-        # validates, which may take hours.
-        strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=7)) if started > 1 else "auto",
+        # The quantizer's statistics are all-reduced, so the buffers agree already.
+        strategy=DDPStrategy(broadcast_buffers=False, timeout=PATIENCE) if started > 1 else "auto",
         precision=recipe.train.precision,
     )
     fabric.launch()

@@ -16,6 +16,7 @@ from rich.console import Console
 from wavevq.audio import Signal, make_folder, put, read, write
 from wavevq.codes_file import arriving_codes, read_codes, read_header, write_codes
 from wavevq.data.batches import grouped
+from wavevq.distributed import rank, world_size
 from wavevq.errors import WavevqError
 from wavevq.jobs import Job
 from wavevq.progress import Told, seconds_bar, with_bar
@@ -52,9 +53,9 @@ class Sampling:
 
 
 def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
-    """Audio to codes. Inputs that cannot be used are told at the end, in a WavevqError; the others are done."""
+    """Audio to codes, each rank its share. Inputs that cannot be used are told at the end, in a WavevqError."""
     told = Told("encoded", "encoding", console)
-    for job in with_bar(jobs, "encoding", console):
+    for job in with_bar(jobs[rank() :: world_size()], "encoding", console):
         with told.errors(), told.timing():
             recording = read(job.source)
             write_codes(job.target, run.encode(recording))

@@ -36,7 +36,7 @@ from wavevq.sampling import Backend, Precision, choose
 from wavevq.sampling.guidance import Guided
 from wavevq.sampling.reference import OneByOne, Reference
 from wavevq.sampling.transformer import Cached
-from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors
+from wavevq.train.state import AVERAGE, STATE, checkpoints, fingerprint, read_state, read_tensors, verify
 from wavevq.vqvae import VqVae
 
 
@@ -366,10 +366,10 @@ def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:
     """The model of a run with its averaged weights, and how many steps they have seen; labels: how many."""
     newest = newest_checkpoint(folder)
+    verify(newest, AVERAGE, STATE)
     model = build_model(recipe, labels)
     model.load_state_dict(read_tensors(newest / AVERAGE, model))
-    step: int = read_state(newest)["step"]
-    return model, step
+    return model, int(read_state(newest)["step"])
 
 
 def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
@@ -378,6 +378,7 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder)
+    verify(found[-1], AVERAGE)
     prior = build_prior(recipe, recipe.prior, labels)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
     return prior

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``."""
+    """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``.
+
+    names: of what was encoded.
+    """
 
     sequences: Sequence[NDArray[np.int64]]
     labels: Sequence[int]
+    names: Sequence[str]
 
     def batch(self, members: Sequence[int]) -> Batch:
         """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``."""
@@ -40,7 +44,7 @@ def labelled(rows: Sequence[NDArray[np.int64]], examples: Sequence[Example], cor
     """The codes of examples of a corpus, each in [0, size): where examples end, with the class ``size`` after them."""
     labels = {name: label for label, name in enumerate(corpus.labels)}
     sequences = [np.append(one, size) for one in rows] if corpus.ends else rows
-    return Codes(sequences, [labels[one.label] for one in examples])
+    return Codes(sequences, [labels[one.label] for one in examples], [one.name for one in examples])
 
 
 class CodeCrops(Windows):
@@ -50,7 +54,7 @@ class CodeCrops(Windows):
         self, codes: Codes, crop: int, batch: int, rate: float, seed: int, unit: str = "audio_seconds"
     ) -> None:
         self.codes = codes
-        super().__init__([len(one) for one in codes.sequences], crop, batch, rate, seed, "prior", unit)
+        super().__init__(codes.names, [len(one) for one in codes.sequences], crop, batch, rate, seed, "prior", unit)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes.
@@ -94,10 +98,15 @@ def save_codes(path: Path, rows: Sequence[NDArray[np.integer[Any]]]) -> None:
         save_file({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}, partial)
 
 
-def load_codes(path: Path) -> list[NDArray[np.int64]]:
-    """What ``save_codes`` wrote. Raises WavevqError for anything else."""
+def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
+    """What ``save_codes`` wrote of ``count`` examples, codes in [0, size). Raises WavevqError for anything else."""
     try:
         tensors = load_file(path)
-        return np.split(tensors["codes"].astype(np.int64), np.cumsum(tensors["lengths"]))[:-1]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise WavevqError(f"{path}: not the codes of a corpus ({error}); delete it, and it is made anew") from None
+        codes, lengths = tensors["codes"].astype(np.int64), tensors["lengths"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise WavevqError(f"{path}: not the codes of a corpus ({error})") from None
+    if lengths.shape != (count,) or (lengths < 0).any() or lengths.sum() != len(codes):
+        raise WavevqError(f"{path}: not the codes of {count} examples")
+    if codes.size and not (codes.min() >= 0 and codes.max() < size):
+        raise WavevqError(f"{path}: codes from {codes.min()} to {codes.max()} are none of a codebook of {size}")
+    return np.split(codes, np.cumsum(lengths))[:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wavevq.audio import replacing
+from wavevq.audio import replacing, writing
 from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Log:
         kept = [line for line in _lines(self.path) if line["step"] <= first]
         with replacing(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=first + 1)
+        self.curves = folder / "tensorboard"
+        with writing(self.curves):
+            self.board = SummaryWriter(self.curves, purge_step=first + 1)
         self.progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -83,27 +86,36 @@ class Log:
         for warning in found.warnings:
             self.console.print(f"WARNING: {warning}", style="bold red", soft_wrap=True)
         self._write(step, "validation", found.scalars)
-        for name, figure in found.figures.items():
-            self.board.add_figure(name, figure, step)
-        for name, clip in found.clips.items():
-            self.board.add_audio(name, clip.samples[None], step, clip.rate)
-        for name, image in found.images.items():
-            self.board.add_image(name, image, step, dataformats="HWC")
+        with writing(self.curves):
+            for name, figure in found.figures.items():
+                self.board.add_figure(name, figure, step)
+            for name, clip in found.clips.items():
+                self.board.add_audio(name, clip.samples[None], step, clip.rate)
+            for name, image in found.images.items():
+                self.board.add_image(name, image, step, dataformats="HWC")
 
     def validated(self, step: int) -> bool:
         """Whether ``metrics.jsonl`` holds a validation after ``step`` steps."""
         return any(line["step"] == step for line in read_metrics(self.path.parent, "validation"))
 
+    def sync(self) -> None:
+        """Before a checkpoint: no line of the steps that it holds may be missing, whatever happens then."""
+        if self.path.exists():
+            with writing(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def close(self) -> None:
         self.progress.stop()
-        self.board.close()
+        with writing(self.curves):
+            self.board.close()
 
     def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
         line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in scalars.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
+        with writing(self.curves):
+            for name, value in scalars.items():
+                self.board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
