@@ -243,6 +243,19 @@ def test_which_run_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             find_run(name)
 
 
+def test_a_run_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is killed while it begins one can be begun again under the same name."""
+    with monkeypatch.context() as patch:
+        patch.setattr("wavevq.run_folder.write_recipe", lambda folder, recipe: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            create(tmp_path / "run", tiny(), KNOWN)
+    assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
+    create(tmp_path / "run", tiny(), KNOWN)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(WavevqError, match="run: cannot be written"):
+        create(tmp_path / "run", tiny(), KNOWN)
+
+
 def test_the_recipe_in_a_run_is_the_recipe(tmp_path: Path) -> None:
     create(tmp_path / "run", tiny(), KNOWN)
     assert read_recipe(tmp_path / "run") == tiny()

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,8 +117,13 @@ def finish(processes: Sequence[Any], seconds: float = 120) -> list[int]:
 
 def command(place: Path, *words: str, moments: Sequence[Moment | None] = (None,)) -> list[int]:
     """``wavevq WORDS`` in a folder, one rank a moment: exit codes. Their outputs: ``said``."""
+    return finish(launched(place, *words, moments=moments))
+
+
+def launched(place: Path, *words: str, moments: Sequence[Moment | None] = (None,)) -> list[Any]:
+    """The processes of ``command``, which are running."""
     (place / "said").mkdir(exist_ok=True)
-    return finish(start(_command, str(place), words, tuple(moments), ranks=len(moments)))
+    return start(_command, str(place), words, tuple(moments), ranks=len(moments))
 
 
 def said(place: Path, rank: int = 0) -> str:
@@ -160,6 +166,26 @@ def _before_step(step: int, number: int) -> None:
     def watched(self: Crops, asked: int, rank: int = 0, world: int = 1) -> Any:
         if asked == step:
             signal.raise_signal(number)
+        return at(self, asked, rank, world)
+
+    Crops.at = watched  # type: ignore[method-assign]
+
+
+def waiting_at(step: int) -> Moment:
+    """The process makes the file ``waits`` when it takes the batch of ``step``, and goes on when that is gone."""
+    return partial(_waiting_at, step)
+
+
+def _waiting_at(step: int) -> None:
+    from wavevq.data.batches import Crops
+
+    at = Crops.at
+
+    def watched(self: Crops, asked: int, rank: int = 0, world: int = 1) -> Any:
+        if asked == step:
+            Path("waits").touch()
+            while Path("waits").exists():
+                time.sleep(0.01)
         return at(self, asked, rank, world)
 
     Crops.at = watched  # type: ignore[method-assign]
@@ -286,4 +312,4 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what the clock says, in their order."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "audio_seconds_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k != "seconds" and not k.endswith("_per_second")} for line in lines]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
@@ -95,7 +95,7 @@ def save_codes(path: Path, rows: Sequence[NDArray[np.integer[Any]]]) -> None:
     """Codes ``[n]`` or ``[h, w, G]`` of each example: int32, one after the other, and their lengths."""
     codes = np.concatenate([*rows] or [np.zeros(0, np.int32)]).astype(np.int32)
     with replacing(path) as partial:
-        save_file({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}, partial)
+        partial.write_bytes(save({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}))
 
 
 def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,8 @@ class Log:
             console=console,
             disable=not console.is_terminal,
         )
+        # What the thread that writes the curves cannot write is told by the next call, and needs no traceback beside.
+        self.hook, threading.excepthook = threading.excepthook, self._unhandled
         self.task = self.progress.add_task("train", total=steps, completed=first, says="")
         self.progress.start()
         self.started = time.monotonic()
@@ -104,10 +107,21 @@ class Log:
             with writing(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
+        """failed: the training ends by an error, which is to be told in place of curves that cannot be written."""
         self.progress.stop()
-        with writing(self.curves):
-            self.board.close()
+        try:
+            with writing(self.curves):
+                self.board.close()
+        except WavevqError:
+            if not failed:
+                raise
+        finally:
+            threading.excepthook = self.hook
+
+    def _unhandled(self, thrown: threading.ExceptHookArgs) -> None:
+        if not isinstance(thrown.exc_value, OSError):
+            self.hook(thrown)
 
     def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
         line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ def fit(
         fabric.barrier()
     finally:
         if log:
-            log.close()
+            log.close(failed=sys.exc_info()[0] is not None)
 
 
 def parts(module: nn.Module, apart: nn.Module | None) -> list[list[nn.Parameter]]:
