@@ -287,28 +287,39 @@ def test_the_average_is_lent_even_to_a_failure() -> None:
 # --- checkpoints and logs -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(folder, log_every=3)  # lines and checkpoints out of step
+    return folder
+
+
 @pytest.mark.parametrize("name", [MODEL, AVERAGE, OPTIMIZER, METER, STATE, SUMS])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, name: str, damage: str) -> None:
-    train(tmp_path / "run", log_every=3)  # lines and checkpoints out of step
-    before, newest = checkpoints(tmp_path / "run" / "checkpoints")
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
+    finished_run: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    newest = checkpoints(run / "checkpoints")[-1]
     data = bytearray((newest / name).read_bytes())
     data[len(data) // 2] ^= 4
     (newest / name).unlink()
     if damage != "gone":
         (newest / name).write_bytes({"cut": data[: len(data) // 2], "flipped": data, "empty": b""}[damage])
     state, paper = fresh(), io.StringIO()
-    load_newest(state, before.parent, Console(file=paper, width=200))
+    load_newest(state, run / "checkpoints", Console(file=paper, width=200))
     assert state.step == 8
     [line] = paper.getvalue().splitlines()
     assert line.startswith("skipping a damaged checkpoint: ")
     # Of a sum that is damaged it cannot be known whose: what it belongs to is named.
-    assert str(newest) in line
-    assert f"{newest / name}: " in line or name == SUMS
-    resumed, _ = train(tmp_path / "run", log_every=3, resume=True)
-    straight, _ = train(tmp_path / "straight", log_every=3)
-    assert_same(weights(resumed), weights(straight))
-    assert lines(tmp_path / "run") == lines(tmp_path / "straight")
+    assert f"{newest / name}: " in line or (name == SUMS and str(newest) in line)
+    if (damage, name) == ("flipped", OPTIMIZER):
+        train(run, log_every=3, resume=True)
+        again = checkpoints(run / "checkpoints")[-1]
+        for path in checkpoints(finished_run / "checkpoints")[-1].iterdir():
+            assert (again / path.name).read_bytes() == path.read_bytes()
+        assert lines(run) == lines(finished_run)
 
 
 def test_an_empty_checkpoint_and_one_of_the_format_before(tmp_path: Path) -> None:
