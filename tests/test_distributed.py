@@ -259,7 +259,7 @@ def encode_the_corpus(run: str, cache: str) -> None:
     encode_all = experiment.encode_all
 
     def watched(model: Any, batches: Any) -> Any:
-        Path(cache, f"encoded-{os.getpid()}-{len(batches)}").touch()
+        Path(cache, f"encoded-{os.getpid()}-{len(batches)}-{time.monotonic_ns()}").touch()
         time.sleep(0.5)  # time for another process to come by
         return encode_all(model, batches)
 
@@ -273,7 +273,7 @@ def encode_the_corpus(run: str, cache: str) -> None:
 
 
 def test_the_cache_of_codes_is_shared_out_and_made_once(finished: Path, tmp_path: Path) -> None:
-    """Two ranks make what one process does, of shares that differ; of two processes at once, one makes it."""
+    """Two ranks make what one process does, of shares that differ; of two processes at once, one makes each split."""
     caches = [tmp_path / name for name in ("one", "ranks", "at-once")]
     for cache in caches:
         cache.mkdir()
@@ -282,10 +282,10 @@ def test_the_cache_of_codes_is_shared_out_and_made_once(finished: Path, tmp_path
     made = [{path.name: path.read_bytes() for path in cache.glob("codes-*.safetensors")} for cache in caches]
     assert len(made[0]) == 2
     assert made[0] == made[1] == made[2]
-    shares = [sorted(path.name.split("-")[1:] for path in cache.glob("encoded-*")) for cache in caches]
-    assert len({process for process, _ in shares[1]}) == 2
-    assert sum(int(count) for _, count in shares[1]) == sum(int(count) for _, count in shares[0])
-    assert len({process for process, _ in shares[2]}) == 1
+    shares = [[path.name.split("-")[1:3] for path in cache.glob("encoded-*")] for cache in caches]
+    assert [len({process for process, _ in share}) for share in shares[:2]] == [1, 2]
+    batches = [sum(int(count) for _, count in share) for share in shares]
+    assert batches[0] == batches[1] == batches[2]
 
 
 @pytest.mark.parametrize("place", ["ema"], indirect=True)  # the quantizer changes nothing here
