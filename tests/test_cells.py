@@ -235,7 +235,7 @@ def test_each_speaker_is_left_out_once(cells: Any) -> None:
 def test_the_cifar_study_from_training_to_its_figures(
     cells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its three cells on images of 8 x 8 pixels: bounds that hold together, and the paper's figure in every row."""
+    """Its cells on images of 8 x 8 pixels: bounds that hold together, and the paper's figure where it has one."""
     plan = __import__("cifar")
     random = np.random.default_rng(0)
     for kind, light in (("dark", 60), ("light", 190)):
@@ -253,15 +253,19 @@ def test_the_cifar_study_from_training_to_its_figures(
     tree["evaluation"] = {"batch": 4, "sampled": 0}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
     monkeypatch.chdir(tmp_path)
-    tiny = [replace(cell, recipe=str(tmp_path / "tiny.yaml")) for cell in plan.TABLE]
+    tiny = [replace(cell, recipe=str(tmp_path / "tiny.yaml")) for cell in plan.TABLES["cifar"]]
+    pixel = {"kind": "pixelcnn", "layers": 2, "residual": 4, "gate": 4, "head": 4, "context": 4}
+    tree["model"]["decoder"], tree["model"]["encoder"]["groups"] = pixel, 1
+    (tmp_path / "pixelcnn.yaml").write_text(yaml.safe_dump(tree))
+    tiny += [replace(cell, recipe=str(tmp_path / "pixelcnn.yaml")) for cell in plan.TABLES["pixelcnn"]]
     words = ["cifar.py", "--json", "found.json", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--set", "train.steps=3", "--set", "train.batch=2"])
     records = cells.study(cells.Study("cifar", {"cifar": tiny}, plan.COLUMNS, plan.figures), "")
-    assert records.keys() == plan.PAPER.keys()
+    assert records.keys() > plan.PAPER.keys()
     for name, record in records.items():
         found = record["figures"]
         assert record["data"] == "images, 8 pixels"
-        assert found["paper_bits_per_dim"] == plan.PAPER[name]
+        assert found.get("paper_bits_per_dim") == plan.PAPER.get(name)
         assert found["images"] == 4
         assert found["seconds"] > 0
         both = found["distortion_bits_per_dim"] + found["rate_bits_per_dim"]
