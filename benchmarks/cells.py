@@ -217,7 +217,7 @@ def seconds_of_steps(folder: Path, recipe: Recipe) -> float:
 
 def positions(recipe: Recipe) -> int:
     """Of a second of speech, or of an image's first axis."""
-    return recipe.data.rate if isinstance(recipe.data, Speech) else recipe.data.size
+    return recipe.data.rate if isinstance(recipe.data, Speech) else recipe.space[0]
 
 
 def processor() -> str:

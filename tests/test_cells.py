@@ -166,7 +166,7 @@ def test_seconds_of_steps_of_images(cells: Any, monkeypatch: pytest.MonkeyPatch)
     speeds = [{"step": 100, "images_per_second": 4.0}, {"step": 150, "images_per_second": 8.0}]
     monkeypatch.setattr(cells, "read_metrics", lambda folder, kind: speeds)
     plan, prior = SimpleNamespace(batch=8, crop=32), SimpleNamespace(batch=8, crop=8, joint=None)
-    recipe = SimpleNamespace(train=plan, data=Cifar10(kind="cifar10"), prior=None, hop=4)
+    recipe = SimpleNamespace(train=plan, data=Cifar10(kind="cifar10"), prior=None, hop=4, space=(32, 32))
     assert cells.seconds_of_steps(Path(), recipe) == 250
     recipe.prior = prior
     assert cells.seconds_of_steps(Path(), recipe) == 500

@@ -175,7 +175,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         TrainState(module, torch.optim.Adam(module.parameters()), Average(module, 0.9)).save(place / "run" / name, 1)
-    record_weights(place / "run")
+    record_weights(place / "run" / PRIOR, place / "run")
     return place / "run"
 
 

@@ -36,11 +36,11 @@ from trainings import (
     workplace,
 )
 
-from wavevq import experiment
 from wavevq.build import build_corpus
 from wavevq.data.batches import Crops
-from wavevq.distributed import first, joined
+from wavevq.distributed import joined
 from wavevq.errors import WavevqError
+from wavevq.evaluate import likelihood
 from wavevq.experiment import locked
 from wavevq.run import load_model
 from wavevq.run_folder import newest_checkpoint, read_recipe
@@ -256,20 +256,20 @@ def test_encode_shares_its_files_out(finished: Path, tmp_path: Path) -> None:
 def encode_the_corpus(run: str, cache: str) -> None:
     """The codes of both splits, into a cache; every process that encodes any leaves a file in it."""
     os.environ["WAVEVQ_CACHE"] = cache
-    encode_all = experiment.encode_all
+    encode_all = likelihood.encode_all
 
     def watched(model: Any, batches: Any) -> Any:
         Path(cache, f"encoded-{os.getpid()}-{len(batches)}-{time.monotonic_ns()}").touch()
         time.sleep(0.5)  # time for another process to come by
         return encode_all(model, batches)
 
-    experiment.encode_all = watched
+    likelihood.encode_all = watched
     recipe = read_recipe(Path(run))
     with joined():
-        corpus = first(lambda: build_corpus(recipe))
+        corpus = build_corpus(recipe)
         model, _ = load_model(Path(run), recipe, len(corpus.labels))
         for split in ("train", "val"):
-            experiment.encoded(model.eval(), newest_checkpoint(Path(run)) / "average.safetensors", corpus, split)
+            likelihood.encoded(model.eval(), newest_checkpoint(Path(run)) / "average.safetensors", corpus, split)
 
 
 def test_the_cache_of_codes_is_shared_out_and_made_once(finished: Path, tmp_path: Path) -> None:

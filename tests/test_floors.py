@@ -66,6 +66,7 @@ LEVEL = {
     ("vimco", "wavevq.vqvae."),
     ("joint", "wavevq.prior."),
     ("evaluate", "wavevq.train.log."),
+    ("build", "wavevq.run_folder."),
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -259,7 +259,7 @@ def test_a_drawn_image_is_a_function_of_its_latents_and_noise() -> None:
         ),
         ({"prior": {"steps": 1, "network": {"kind": "pixelcnn", "kernel": 4}}}, "1, 3, 5 or 7"),
         ({"prior": {"joint": True, "network": {"kind": "pixelcnn"}}}, "prior.joint: is for speech"),
-        ({"data": {"kind": "fsdd"}}, "'pixelcnn' is for images; for speech must be wavenet or transformer"),
+        ({"data": {"kind": "fsdd"}}, "'pixelcnn' is for images or codes; for speech must be wavenet or transformer"),
     ],
 )
 def test_what_does_not_fit_is_refused(section: dict[str, Any], told: str) -> None:

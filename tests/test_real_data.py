@@ -91,5 +91,19 @@ def test_the_shipped_recipe_of_images_trains_on_real_ones(test_data: Path, tmp_p
         done = CliRunner().invoke(main, [*words, "--run", str(run)])
         assert done.exit_code == 0, done.output
     assert read_codes(tmp_path / "codes.npy", axes=(3,)).shape == (8, 8, 10)
+    second = tmp_path / "second"
+    sets = [f"data.run={run}", *short[:-2], "evaluation.sampled=2", "evaluation.clips=4"]
+    words = [word for one in sets for word in ("--set", one)]
+    trained = CliRunner().invoke(main, ["train", str(RECIPES / "cifar10_second.yaml"), *words, "--run", str(second)])
+    assert trained.exit_code == 0, trained.output
+    assert f"its codes: 8 x 8 x 10 of 512, by {run}" in trained.output
+    for words in (
+        ["encode", str(tmp_path / "in.png"), str(tmp_path / "two.npy")],
+        ["decode", str(tmp_path / "two.npy"), str(tmp_path / "two.png")],
+    ):
+        done = CliRunner().invoke(main, [*words, "--run", str(second)])
+        assert done.exit_code == 0, done.output
+    assert read_codes(tmp_path / "two.npy", axes=(3,)).shape == (2, 2, 1)
+    assert read_image(tmp_path / "two.png").shape == (32, 32, 3)
     assert read_image(tmp_path / "out.png").shape == (32, 32, 3)
     assert read_image(tmp_path / "new/sheet.png").shape == (36, 70, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def told(path: Path, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipes_load(path: Path) -> None:
+def test_shipped_recipes_load(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs/cifar10").mkdir(parents=True)  # the run whose codes another is to learn
+    shutil.copy(path.with_name("cifar10.yaml"), tmp_path / "runs/cifar10/recipe.yaml")
+    monkeypatch.chdir(tmp_path)
     recipe = load_recipe(path)
     assert recipe.train.crop % recipe.hop == 0
     # What is written out in a run folder is the same recipe.
@@ -93,7 +97,10 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("sead=1", "sead: unknown key; allowed are seed, data, model, train, prior, evaluation"),
         ("evaluation.clip=1", "evaluation.clip: unknown key; allowed are clips, speakers, batch"),
         ("data=3", "data: 3 is not allowed"),
-        ("prior={network: {kind: wavenet}, steps: 1, crop: 1}", "prior.crop: 1 is not allowed"),
+        (
+            "prior={network: {kind: wavenet}, steps: 1, crop: 1}",
+            "recipe: prior.crop 1 is not allowed: must be 2 or more codes of speech",
+        ),
         ("seed=-1", "seed: -1 is not allowed"),
         ("seed.x.y=1", "--set seed.x.y=1: seed is a value, not a section"),
         ("train.steps", "--set train.steps: must look like train.steps=200"),

@@ -58,7 +58,7 @@ def _described(prior: r.Prior) -> str:
         case r.PixelCnnPrior(kind=kind, layers=layers, residual=width):
             network = f"{kind}, {layers} layers, {width} channels"
     told = (
-        f"given the {'class' if prior.network.signal == 'images' else 'speaker'}"
+        f"given the {'speaker' if 'speech' in prior.network.signals else 'class'}"
         if prior.speaker_dim
         else "unconditional"
     )
@@ -103,7 +103,7 @@ def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
     size = recipe.model.bottleneck.codes or 0
     fits = (codes.ndim == 1) == (recipe.data.signal == "speech")
     if not fits or codes.min() < 0 or codes.max() >= size:
-        of = "" if fits else f", of {recipe.data.signal}"
+        of = "" if fits else f", of {'speech' if recipe.data.signal == 'speech' else 'images'}"
         own = f"0 to {size - 1}" if size else "no codes"
         table.add_row("", f"its codebook has {own}{of}: these are not its codes")
     else:
@@ -139,17 +139,20 @@ def _add_rate_rows(table: Table, recipe: r.Recipe) -> None:
             table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
         return
     height, width, groups = recipe.grid
-    table.add_row("hop", f"{recipe.hop} pixels")
+    table.add_row("hop", f"{recipe.hop} {'pixels' if recipe.data.signal == 'images' else 'positions of its codes'}")
     table.add_row("codes", f"{height} x {width} x {groups} an image")
     if bits:
         each = height * width * groups * bits
-        table.add_row("bits", f"{each:.4g} an image, {each / (3 * recipe.data.size**2):.4g} bits/dim")
+        table.add_row("bits", f"{each:.4g} an image, {each / (3 * recipe.size**2):.4g} bits/dim")
 
 
 def _signal(recipe: r.Recipe) -> str:
     """Of what kind the corpus's signals are."""
     if isinstance(recipe.data, r.Speech):
         return f"{recipe.data.rate} Hz"
+    if isinstance(recipe.data, r.Coded):
+        height, width, groups = recipe.data.first.grid
+        return f"{height} x {width} x {groups} of {recipe.data.first.model.bottleneck.codes}, by {recipe.data.run}"
     return f"{recipe.data.size} x {recipe.data.size} pixels"
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,24 +16,44 @@ from wavevq.audio import LEVEL_RMS
 from wavevq.data import corpora, image_store, images, synthetic
 from wavevq.data.alignments import aligned
 from wavevq.data.cache import cache_folder
-from wavevq.data.corpora import Listing
+from wavevq.data.coded import CodedCorpus
+from wavevq.data.codes import Codes
+from wavevq.data.corpora import Listing, Split
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
 from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
+from wavevq.distributed import first
+from wavevq.errors import WavevqError
+from wavevq.evaluate.likelihood import codes_place, encoded
 from wavevq.joint import JointVqVae
+from wavevq.nn import distributions
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
-from wavevq.nn.images import ImageEncoder, ImageUpsampler
+from wavevq.nn.images import CodesEncoder, ImageEncoder, ImageUpsampler
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
 from wavevq.nn.wavenet import WaveNet
+from wavevq.pixels import VALUES
 from wavevq.prior import Prior
+from wavevq.run_folder import first_run, newest_checkpoint, read_speakers, trained_on
+from wavevq.train.state import AVERAGE, read_tensors, verify
 from wavevq.vimco import VimcoVae
 from wavevq.vqvae import VqVae
 
 COLOURS = 3  # of an image
+
+
+@dataclass(frozen=True)
+class Values:
+    """What stands at a position of a grid that is encoded: ``groups`` values in [0, ``classes``)."""
+
+    groups: int = COLOURS
+    classes: int = VALUES
+
+
+PIXEL = Values()
 
 
 def build_listing(data: r.OfSpeech, seed: int) -> Listing:
@@ -66,7 +89,11 @@ def build_store(recipe: r.Recipe) -> Store:
 
 
 def build_corpus(recipe: r.Recipe) -> Corpus:
-    """The recipe's corpus, whatever it is of; made once, then taken from the cache."""
+    """The recipe's corpus, whatever it is of; made once, by rank 0 (codes by all), then taken from the cache."""
+    return build_coded(recipe.data) if isinstance(recipe.data, r.Coded) else first(lambda: _recorded(recipe))
+
+
+def _recorded(recipe: r.Recipe) -> Corpus:
     match recipe.data:
         case r.Cifar10() as data:
             return image_store.prepare(images.cifar10(data.root, data.held_out), data.size, data.flip)
@@ -75,6 +102,29 @@ def build_corpus(recipe: r.Recipe) -> Corpus:
             return image_store.prepare(listing, data.size, data.flip)
         case _:
             return build_store(recipe)
+
+
+def build_coded(data: r.Coded) -> CodedCorpus:
+    """The codes that a trained run has for its corpus; those of the splits train and val are made here.
+
+    Raises WavevqError where it is not trained, or on another run's codes than it says, and for a corpus not its own.
+    """
+    recipe, run = data.first, first_run(data)
+    trained_on(run, recipe)
+    weights = newest_checkpoint(run) / AVERAGE
+    base, labels = build_corpus(recipe), read_speakers(run)
+    if base.labels != labels:
+        raise WavevqError(f"{run}: knows {', '.join(labels)}; the corpus in its data.root has {', '.join(base.labels)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = trained_model(run, recipe, len(labels)).eval().to(device)
+
+    @cache
+    def codes(split: Split) -> Codes:
+        return encoded(model, weights, base, split)
+
+    for split in ("train", "val"):
+        codes(split)
+    return CodedCorpus(codes_place(weights, base), base, data.run, recipe.grid, model.size, codes)
 
 
 def build_words(data: r.Data) -> Callable[[str], str] | None:
@@ -89,11 +139,12 @@ def build_words(data: r.Data) -> Callable[[str], str] | None:
 def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     """The recipe's model with initial weights, a function of its seed; with the prior where both train together."""
     rate = recipe.data.rate if isinstance(recipe.data, r.Speech) else None
+    values = values_of(recipe.data)
     with seeded(recipe.seed):
         model = VqVae(
-            build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, rate),
-            build_bottleneck(recipe.model.bottleneck, values_a_latent(recipe.model.encoder), recipe.seed),
-            build_decoder(recipe.model, speakers),
+            build_encoder(recipe.model.encoder, recipe.model.bottleneck.dim, rate, values),
+            build_bottleneck(recipe.model.bottleneck, values_a_latent(recipe.model.encoder, values), recipe.seed),
+            build_decoder(recipe.model, speakers, values),
             hop=recipe.hop,
             jitter=recipe.model.jitter,
             seed=recipe.seed,
@@ -106,6 +157,24 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
     return JointVqVae(model, build_prior(recipe, recipe.prior, speakers), weight=joint.weight, tau=joint.tau)
 
 
+def trained_model(folder: Path, recipe: r.Recipe, labels: int) -> VqVae:
+    """The model of a run with its newest averaged weights, of as many labels. Raises WavevqError where it has none."""
+    newest = newest_checkpoint(folder)
+    verify(newest, AVERAGE)
+    model = build_model(recipe, labels)
+    model.load_state_dict(read_tensors(newest / AVERAGE, model))
+    return model
+
+
+def values_of(data: r.Data) -> Values:
+    """What stands at a position of a corpus's images, or of the codes of them."""
+    if not isinstance(data, r.Coded):
+        return PIXEL
+    codes = data.first.model.bottleneck.codes
+    assert codes is not None, "the recipe's grammar sees to it"
+    return Values(data.first.grid[2], codes)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """What torch draws in here is a function of ``seed``, and what it draws afterwards is not."""
@@ -115,8 +184,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
-    """rate in Hz, of speech."""
+def build_encoder(e: r.Encoder, dim: int, rate: int | None, values: Values = PIXEL) -> nn.Module:
+    """rate in Hz, of speech; values: of images or codes."""
     match e:
         case r.WaveformEncoder():
             return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim, scale=1 / LEVEL_RMS)
@@ -125,16 +194,21 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None) -> nn.Module:
             strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
         case r.ImageEncoder():
-            return ImageEncoder(
-                COLOURS, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim
-            )  # fmt: skip
+            return build_grid_encoder(e, values.groups, dim)
+        case r.CodesEncoder():
+            network = build_grid_encoder(e, e.embedding, dim)
+            return CodesEncoder(values.classes, values.groups, e.embedding, network)
 
 
-def values_a_latent(e: r.Encoder) -> float:
-    """Samples, or 8-bit values of an image, that one latent vector stands for."""
+def build_grid_encoder(e: r.GridEncoder, channels: int, dim: int) -> ImageEncoder:
+    return ImageEncoder(channels, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim)
+
+
+def values_a_latent(e: r.Encoder, values: Values = PIXEL) -> float:
+    """Samples, or values of images or codes, that one latent vector stands for."""
     match e:
-        case r.ImageEncoder():
-            return COLOURS * e.hop**2 / e.groups
+        case r.GridEncoder():
+            return values.groups * e.hop**2 / e.groups
         case _:
             return e.hop
 
@@ -153,8 +227,8 @@ def build_bottleneck(b: r.Bottleneck, hop: float, seed: int) -> Bottleneck:
             return Drawn(b.codes, b.dim, seed)
 
 
-def build_decoder(model: r.Model, speakers: int) -> Decoder:
-    """With as many speakers, or classes of images."""
+def build_decoder(model: r.Model, speakers: int, values: Values = PIXEL) -> Decoder:
+    """With as many speakers, or classes of images; values: of these, or of codes."""
     match model.decoder, model.encoder:
         case r.WaveNetDecoder() as d, _:
             return WaveNetDecoder(
@@ -172,12 +246,13 @@ def build_decoder(model: r.Model, speakers: int) -> Decoder:
                 ImageUpsampler(latent, e.strides, e.window, d.channels, d.residual_blocks, d.residual, pixels.width),
                 pixels,
             )
-        case r.PixelCnnDecoder() as d, r.ImageEncoder() as e:
+        case r.PixelCnnDecoder() as d, r.GridEncoder() as e:
             latent = e.groups * model.bottleneck.dim
+            of_codes = isinstance(e, r.CodesEncoder)
             return PixelCnnDecoder(
                 ImageUpsampler(latent, e.strides, e.window, d.context, d.context_layers, d.context, d.context),
-                build_pixelcnn(d, 256, COLOURS, d.context + d.label_dim),
-                Categorical(COLOURS),
+                build_pixelcnn(d, values.classes, values.groups, d.context + d.label_dim),
+                distributions.Codes(values.classes) if of_codes else Categorical(values.groups),
                 labels=speakers,
                 label_dim=d.label_dim,
             )
@@ -243,7 +318,7 @@ def build_prior_network(
             return build_wavenet(n, codes + 1, dim)
         case r.TransformerPrior(), _:
             return Transformer(classes=codes + 1, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)
-        case r.PixelCnnPrior(), r.ImageEncoder():
+        case r.PixelCnnPrior(), r.GridEncoder():
             return build_pixelcnn(n, codes, e.groups, dim)
         case _:
             raise AssertionError("the recipe's grammar sees to it")

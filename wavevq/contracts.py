@@ -17,12 +17,16 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+# What bits are told by: a sample of speech, an 8-bit value of an image (C H W of them), another model's code.
+Unit = Literal["sample", "dim", "code"]
+
 
 @dataclass(frozen=True)
 class Batch:
     """Examples as the models receive them.
 
-    x: float32 ``[B, C, *space]`` in [-1, 1]; for priors int64 ``[B, *grid]`` or ``[B, *grid, G]``.
+    x: float32 ``[B, C, *space]`` in [-1, 1], or another model's codes, int64 in [0, K), G in the place of C; for priors
+    int64 ``[B, *grid]`` or ``[B, *grid, G]``.
     label: int64 ``[B]``, the speaker or the image class.
     lengths: int64 ``[B]``, how many positions of the first signal axis are signal; the rest is padding.
     index: int64 ``[B]``, the global number of each example: names its stream of random numbers.
@@ -68,12 +72,13 @@ class StepLoss:
 class Likelihood(Protocol):
     """A decoder: p(x | z, label).
 
-    unit: what its bits are told by, "sample" of speech or "dim", an 8-bit value of an image (C H W of them).
-    labelled: whether it depends on the label at all.
+    unit: what its bits are told by. labelled: whether it depends on the label at all.
     """
 
-    unit: Literal["sample", "dim"]
     labelled: bool
+
+    @property
+    def unit(self) -> Unit: ...
 
     def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, summed over the positions of x where ``mask`` ``[B, *space]`` is true."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavevq.contracts import GridSampler, Likelihood, Sampler
+from wavevq.contracts import GridSampler, Likelihood, Sampler, Unit
 from wavevq.errors import WavevqError
-from wavevq.nn.distributions import Categorical, Classes, MuLawCategorical, Pixels, softmax_nats
+from wavevq.nn.distributions import Categorical, Classes, Codes, MuLawCategorical, Pixels, softmax_nats
 from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.images import ImageUpsampler, keep_variance
 from wavevq.nn.pixelcnn import PixelCNN
@@ -34,6 +34,10 @@ class Decoder(nn.Module, Likelihood):
 
     distribution: Classes
 
+    @property
+    def unit(self) -> Unit:
+        return self.distribution.unit
+
     def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
         """x ``[B, C, *space]`` as the latents tell it: here one that is drawn; arguments as ``sample``'s."""
         return self.sample(z, label, noise, sampler)
@@ -46,7 +50,6 @@ class WaveNetDecoder(Decoder):
     every layer's gate input once a frame; a frame's row serves its hop of samples.
     """
 
-    unit = "sample"
     labelled = True
     distribution: MuLawCategorical
 
@@ -177,7 +180,6 @@ class ImageDecoder(Decoder):
     So what a picture shows must stand in its codes: there are no earlier pixels to guess it from, and no label.
     """
 
-    unit = "dim"
     labelled = False
     distribution: Pixels
 
@@ -231,16 +233,22 @@ class ImageDecoder(Decoder):
 class PixelCnnDecoder(Decoder):
     """A PixelCNN over the 8-bit values of pixels, the colours of one after each other, given the latents.
 
-    Van den Oord et al. 2017, section 4.2: such a decoder can do without its latents, which a continuous bottleneck then
-    leaves unused. context: brings latents ``[B, h, w, G, D]`` to every pixel; label_dim: width of the embedding of the
-    label that joins them, 0 for none.
+    Or over another model's codes: everywhere below x is then these, int64 ``[B, C, H, W]``, C the number of them at a
+    position. Van den Oord et al. 2017, section 4.2: such a decoder can do without its latents, which a continuous
+    bottleneck then leaves unused. context: brings latents ``[B, h, w, G, D]`` to every pixel; label_dim: width of the
+    embedding of the label that joins them, 0 for none.
     """
 
-    unit = "dim"
-    distribution: Categorical
+    distribution: Categorical | Codes
 
     def __init__(
-        self, context: ImageUpsampler, network: PixelCNN, distribution: Categorical, *, labels: int, label_dim: int
+        self,
+        context: ImageUpsampler,
+        network: PixelCNN,
+        distribution: Categorical | Codes,
+        *,
+        labels: int,
+        label_dim: int,
     ) -> None:
         super().__init__()
         self.context, self.network, self.distribution = context, network, distribution

@@ -19,17 +19,18 @@ from wavevq import __version__
 from wavevq.audio import Signal, make_folder
 from wavevq.build import build_corpus, build_store, build_words
 from wavevq.data.batches import grouped
+from wavevq.data.coded import CodedCorpus
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
 from wavevq.data.image_store import ImageStore
 from wavevq.errors import WavevqError
+from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, Metric, NotMeasured, Plot, Sheet, Table
 from wavevq.evaluate.metrics import IMAGE_METRICS, METRICS
 from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
-from wavevq.experiment import encoded
 from wavevq.files import AT_ONCE
 from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
@@ -173,10 +174,19 @@ def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSu
     """What the metrics of images are given; errors as ``subject_of``."""
     codebook(run.folder, run.recipe, run.model)
     corpus = build_corpus(recipe)
-    assert isinstance(corpus, ImageStore), "of a recipe of images"
     refuse_unfit(run, corpus, recipe.evaluation.split)
     console.print(corpus.describe(), soft_wrap=True, highlight=False)
+    return image_subject(run, recipe, corpus, console)
+
+
+def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Console) -> ImageSubject:
+    """Of a run and its corpus, and below it of the run whose codes that holds."""
+    assert isinstance(corpus, ImageStore | CodedCorpus), "of a recipe of images"
     newest = newest_checkpoint(run.folder) / AVERAGE
+    below = None
+    if isinstance(corpus, CodedCorpus):
+        assert run.below is not None, "of a recipe of codes"
+        below = image_subject(run.below, recipe, corpus.base, console)
 
     def show(codes: Sequence[NDArray[np.int64]], labels: Sequence[str | None], what: str) -> Pixels:
         console.print(f"  decoding {len(codes)} images: {what}", highlight=False)
@@ -193,6 +203,7 @@ def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSu
         show=show,
         compose=lambda labels: run.sample_codes(labels, seed=recipe.seed),
         say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
+        below=below,
     )
 
 

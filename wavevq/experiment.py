@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
-from numpy.typing import NDArray
 from rich.console import Console
 
 from wavevq.audio import replacing
-from wavevq.build import build_corpus, build_model, build_prior
-from wavevq.data.cache import cache_folder, reserved
-from wavevq.data.codes import Codes, labelled, load_codes, save_codes
-from wavevq.data.corpora import Split
+from wavevq.build import build_corpus, build_model, build_prior, trained_model
 from wavevq.data.corpus import Corpus
-from wavevq.distributed import PATIENCE, alone, first, gathered, rank, told_of_the_lost, world_size
+from wavevq.distributed import PATIENCE, alone, told_of_the_lost
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
-from wavevq.evaluate.likelihood import encode_all
+from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
@@ -44,17 +38,18 @@ from wavevq.run_folder import (
     read_speakers,
     record_weights,
     refuse_stale,
+    trained_on,
     write_recipe,
 )
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
-from wavevq.train.state import AVERAGE, checkpoints, read_tensors
-from wavevq.vqvae import VqVae
+from wavevq.train.state import AVERAGE, checkpoints
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
 MAY_CHANGE: set[tuple[str, ...]] = {
     ("data", "root"),
     ("data", "alignments"),
+    ("data", "run"),  # it is known by its weights
     ("train", "log_every"),
     ("train", "validate_every"),
     ("train", "save_every"),
@@ -63,7 +58,6 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     *(("prior", key) for key in ("log_every", "validate_every", "save_every", "keep")),
 }
 Stage = Literal["vqvae", "prior"]
-BATCH = 16  # examples encoded together
 
 
 def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
@@ -94,7 +88,7 @@ def _stages(
             raise WavevqError(
                 f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
             )
-    corpus = first(lambda: build_corpus(recipe))
+    corpus = build_corpus(recipe)
     if not corpus.split("val"):
         raise WavevqError(
             "data: no recording of a speaker that is trained on is held out, so there is nothing to validate on; "
@@ -138,11 +132,10 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corpus: Corpus, console: Console) -> None:
     place = folder / PRIOR
     begun = bool(checkpoints(place / CHECKPOINTS))
-    model = build_model(recipe, len(corpus.labels))
+    model = trained_model(folder, recipe, len(corpus.labels))
     weights = newest_checkpoint(folder) / AVERAGE
-    model.load_state_dict(read_tensors(weights, model))
     if begun:
-        refuse_stale(folder)
+        refuse_stale(place, folder)
     fabric.to_device(model.eval())
     training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
     batches = corpus.code_crops(training, plan.crop, plan.batch, recipe.hop, recipe.seed)
@@ -150,7 +143,7 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
     prior = build_prior(recipe, plan, len(corpus.labels))
     validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
     if not begun:
-        alone(lambda: record_weights(folder))
+        alone(lambda: record_weights(place, folder))
     fit(fabric, prior, batches, plan, place, validator, console, begun)
     alone(lambda: write_summary(place))
 
@@ -158,34 +151,6 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
 def joint(recipe: Recipe) -> bool:
     """Whether VQ-VAE and prior train together."""
     return recipe.prior is not None and recipe.prior.joint is not None
-
-
-def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
-    """The codes of a split, from the cache where these weights have encoded this corpus before.
-
-    Else every rank encodes its share of them. Two trainings may ask at once.
-    """
-    examples = corpus.split(split)
-    key = hashlib.sha256(weights.read_bytes() + corpus.folder.name.encode()).hexdigest()[:32]
-    name = f"codes-{key}-{split}.safetensors"
-    path = cache_folder() / name
-
-    def find() -> list[NDArray[np.int64]] | None:
-        """What every rank can read, or none."""
-        rows = None
-        with suppress(WavevqError):  # not there, or damaged
-            rows = load_codes(path, len(examples), model.size)
-        return rows if all(gathered(rows is not None)) else None
-
-    if (rows := find()) is None:
-        with reserved(name) if rank() == 0 else nullcontext():
-            if (rows := find()) is None:
-                share = encode_all(model, corpus.whole(split, BATCH, model.hop)[rank() :: world_size()])
-                shares = gathered({place: row.cpu().numpy() for place, row in share.items()})
-                made = {place: row for one in shares for place, row in one.items()}
-                rows = [made[place] for place in range(len(examples))]
-                alone(lambda: save_codes(path, rows))
-    return labelled(rows, examples, corpus, model.size)
 
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
@@ -196,8 +161,10 @@ def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> N
         if not resume and checkpoints(folder / PRIOR / CHECKPOINTS):
             raise WavevqError(f"{folder}: has a prior already; go on with --resume")
         refuse_another(read_recipe(folder), recipe, folder)
+        trained_on(folder, recipe)
     elif resume:
         refuse_another(read_recipe(folder), recipe, folder)
+        trained_on(folder, recipe)
     elif folder.exists():
         raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
 

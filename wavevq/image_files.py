@@ -60,7 +60,7 @@ def sample(
     labels: list[str | None] = [label] * count
     if label is not None:
         run.label(label)
-    elif prior.labels or run.model.decoder.labelled:
+    elif prior.labels or run.labelled:
         labels = [*drawn_labels(run.labels, count, sampling.seed)]
     told = Told("sampled", "sampling", console, audio=False)
     make_folder(folder / PAGE)  # what cannot be written is told before the work

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wavevq.build import COLOURS
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import GridSampler
 from wavevq.decoders import sampler_for
 from wavevq.errors import WavevqError
-from wavevq.noise import CODES, derived, uniform
+from wavevq.noise import BELOW, CODES, derived, uniform
 from wavevq.pixels import Pixels, to_images, to_signal
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
 from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run
-from wavevq.run_folder import find_run, read_recipe, read_speakers
+from wavevq.run_folder import find_run, read_recipe, read_speakers, trained_on
 from wavevq.sampling import Backend, Precision, choose_grid
 from wavevq.vqvae import VqVae
 
@@ -36,7 +37,8 @@ class ImageRun:
 
     labels: names of the classes, in the order of their numbers. size: H and W of its images. step: training steps that
     its weights have seen. sampler: what draws pixels, None where the decoder needs none. prior: of codes, with what
-    draws from it, or None where none has been trained.
+    draws from it, or None where none has been trained. below: the run whose codes the model encodes and decodes in the
+    place of pixels, or None (Van den Oord et al. 2017, section 4.2).
     """
 
     folder: Path
@@ -47,14 +49,20 @@ class ImageRun:
     size: int
     sampler: Any
     prior: tuple[Prior, GridSampler] | None = None
+    below: ImageRun | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def labelled(self) -> bool:
+        """Whether images depend on the class that is named, given their codes."""
+        return self.model.decoder.labelled or (self.below is not None and self.below.labelled)
+
     def label(self, name: str | None) -> int:
-        """The number of a class, or 0 of None where the decoder needs none. Raises WavevqError for an unknown one."""
-        if name is None and not self.model.decoder.labelled:
+        """The number of a class, or 0 of None where no decoder needs one. Raises WavevqError for an unknown one."""
+        if name is None and not self.labelled:
             return 0
         if name not in self.labels:
             said = "its decoder needs a class" if name is None else f"{name}: not a class"
@@ -63,9 +71,14 @@ class ImageRun:
 
     @torch.no_grad()
     def encode(self, image: Pixels) -> NDArray[np.int64]:
-        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]`` whose sides are multiples of the hop."""
+        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]`` whose sides are multiples of all hops multiplied."""
         codebook(self.folder, self.recipe, self.model)
-        x = to_signal(image[None]).to(self.device)
+        x = (
+            to_signal(image[None])
+            if self.below is None
+            else torch.from_numpy(self.below.encode(image)).movedim(-1, 0)[None]
+        )
+        x = x.to(self.device)
         codes = self.model.encode(x, torch.tensor([x.shape[2]], device=self.device)).codes
         assert codes is not None
         return codes[0].cpu().numpy()
@@ -76,14 +89,18 @@ class ImageRun:
     ) -> Pixels:
         """The image uint8 ``[h x hop, w x hop, 3]`` that codes ``[h, w, G]`` tell of, of any height and width.
 
-        The expected one; a decoder whose pixels depend on each other draws one, with stream ``stream`` of ``seed``.
-        Raises WavevqError for codes of another codebook.
+        The expected one; a decoder whose pixels, or codes, depend on each other draws one, with stream ``stream`` of
+        ``seed``, and those below it of seeds derived from that. Raises WavevqError for codes of another codebook.
         """
         found = torch.from_numpy(self.check_codes(codes))[None].to(self.device)
-        shape = (1, 3, *(side * self.model.hop for side in codes.shape[:2]))
+        values = COLOURS if self.below is None else self.below.recipe.grid[2]
+        shape = (1, values, *(side * self.model.hop for side in codes.shape[:2]))
         noise = uniform(seed, [stream], int(np.prod(shape))).view(shape).to(self.device)
         number = torch.tensor([self.label(label)], device=self.device)
         x = self.model.decoder.reconstruct(self.model.bottleneck.lookup(found), number, noise, self.sampler)
+        if self.below is not None:
+            lower = x[0].movedim(0, -1).cpu().numpy()
+            return self.below.decode(lower, label, seed=derived(seed, BELOW), stream=stream)
         image: Pixels = to_images(x)[0]
         return image
 
@@ -104,7 +121,7 @@ class ImageRun:
         """
         check_sampling(seed, temperature, top_p)
         prior, sampler = self.trained_prior()
-        if any(name is not None for name in labels) and not (prior.labels or self.model.decoder.labelled):
+        if any(name is not None for name in labels) and not (prior.labels or self.labelled):
             raise WavevqError(f"{self.folder}: knows no classes that an image could be asked of")
         if None in labels and prior.labels and not prior.drop:
             raise WavevqError(f"{self.folder}: its prior needs a class of {', '.join(self.labels)}")
@@ -141,19 +158,21 @@ def load_image_run(
     """The run of images in a folder, or of that name under ``runs/``; arguments and errors as ``run.load_run``'s."""
     folder = find_run(name)
     recipe, labels = read_recipe(folder), read_speakers(folder)
-    recipe.grid  # noqa: B018  raises where it is none of images
+    size = recipe.size  # raises where it is none of images
     device = device or default_device(sampler)
+    first = trained_on(folder, recipe)
+    below = None if first is None else load_image_run(first, device, sampler, precision)
     model, step = load_model(folder, recipe, len(labels))
     learned = load_prior(folder, recipe, len(labels))
     prior = None if learned is None else (learned.eval().to(device), choose_grid(sampler, precision))
     model = model.eval().to(device)
     draws = sampler_for(model.decoder, sampler, precision)
-    return ImageRun(folder, recipe, labels, model, step, recipe.train.crop, draws, prior)
+    return ImageRun(folder, recipe, labels, model, step, size, draws, prior, below)
 
 
 def load_any(name: str | Path | None = None, device: str | torch.device | None = None) -> Run | ImageRun:
     """A run as it was trained, whatever it is of; arguments and errors as ``run.load_run``'s."""
     folder = find_run(name)
-    if read_recipe(folder).data.signal == "images":
+    if read_recipe(folder).data.signal != "speech":
         return load_image_run(folder, device)
     return load_run(folder, device, enrolled=False)

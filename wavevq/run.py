@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wavevq import voices
 from wavevq.audio import Recording, Signal, normalise
-from wavevq.build import build_model, build_prior
+from wavevq.build import build_prior, trained_model
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
 from wavevq.decoders import of_speech
@@ -36,7 +36,7 @@ from wavevq.sampling import Backend, Precision, choose
 from wavevq.sampling.guidance import Guided
 from wavevq.sampling.reference import OneByOne, Reference
 from wavevq.sampling.transformer import Cached
-from wavevq.train.state import AVERAGE, STATE, checkpoints, fingerprint, read_state, read_tensors, verify
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors, verify
 from wavevq.vqvae import VqVae
 
 
@@ -365,11 +365,8 @@ def codebook(folder: Path, recipe: Recipe, model: VqVae) -> int:
 
 def load_model(folder: Path, recipe: Recipe, labels: int) -> tuple[VqVae, int]:
     """The model of a run with its averaged weights, and how many steps they have seen; labels: how many."""
-    newest = newest_checkpoint(folder)
-    verify(newest, AVERAGE, STATE)
-    model = build_model(recipe, labels)
-    model.load_state_dict(read_tensors(newest / AVERAGE, model))
-    return model, int(read_state(newest)["step"])
+    step: int = read_state(newest_checkpoint(folder))["step"]
+    return trained_model(folder, recipe, labels), step
 
 
 def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
@@ -377,7 +374,7 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     found = checkpoints(folder / PRIOR / CHECKPOINTS)
     if recipe.prior is None or not found:
         return None
-    refuse_stale(folder)
+    refuse_stale(folder / PRIOR, folder)
     verify(found[-1], AVERAGE)
     prior = build_prior(recipe, recipe.prior, labels)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))

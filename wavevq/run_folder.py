@@ -12,23 +12,24 @@ import yaml
 
 from wavevq.audio import make_folder, replacing, writing
 from wavevq.errors import WavevqError
-from wavevq.recipe import Recipe, parse_recipe
+from wavevq.recipe import Coded, Recipe
+from wavevq.recipe.trained import RECIPE as RECIPE
+from wavevq.recipe.trained import RUNS as RUNS
+from wavevq.recipe.trained import folder_named
+from wavevq.recipe.trained import read_recipe as read_recipe
 from wavevq.train.state import checkpoints, fingerprint
 
-RUNS = Path("runs")
-RECIPE, SPEAKERS, SUMMARY, CHECKPOINTS = "recipe.yaml", "speakers.json", "summary.json", "checkpoints"
+SPEAKERS, SUMMARY, CHECKPOINTS = "speakers.json", "summary.json", "checkpoints"
 PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
-TRAINED_ON = "trained-on"  # file in it: the fingerprint of the VQ-VAE's weights whose codes it learns
+# File beside the checkpoints of what learns codes: the fingerprint of the VQ-VAE's weights whose codes they are.
+TRAINED_ON = "trained-on"
 
 
 def find_run(name: str | Path | None) -> Path:
     """The folder of a run: as named, or under ``runs/``; for None ``$WAVEVQ_RUN``, else the newest finished one."""
     name = name or os.environ.get("WAVEVQ_RUN")
     if name:
-        for folder in (Path(name), RUNS / name):
-            if os.path.isfile(folder / RECIPE):  # noqa: PTH113  pathlib's raises for a name that is too long
-                return folder
-        raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/")
+        return folder_named(name)
     finished = sorted(RUNS.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime_ns)
     if not finished:
         raise WavevqError(f"no finished run under {RUNS}/: train one (wavevq train RECIPE) or name one with --run")
@@ -44,6 +45,8 @@ def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping
         known = {"speakers": list(speakers), "about": {name: (about or {}).get(name, "") for name in speakers}}
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
         (begun / SPEAKERS).write_text(text, encoding="utf-8")
+        if isinstance(recipe.data, Coded):
+            record_weights(begun, first_run(recipe.data))
         write_recipe(begun, recipe)
         begun.rename(folder)
 
@@ -53,17 +56,6 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     with replacing(folder / RECIPE) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """Raises WavevqError for one that cannot be read."""
-    path = folder / RECIPE
-    try:
-        return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except OSError as error:
-        raise WavevqError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise WavevqError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
 
 
 def read_speakers(folder: Path) -> tuple[str, ...]:
@@ -91,18 +83,27 @@ def prior_folder(folder: Path, recipe: Recipe) -> Path:
     return folder if recipe.prior is not None and recipe.prior.joint else folder / PRIOR
 
 
-def record_weights(folder: Path) -> None:
-    """Write down for ``refuse_stale`` whose codes the prior is about to learn: those of the VQ-VAE's newest weights."""
-    path = folder / PRIOR / TRAINED_ON
+def first_run(data: Coded) -> Path:
+    """The run whose codes are learned. Raises WavevqError where it is not trained."""
+    first = folder_named(data.run)
+    if not (first / SUMMARY).exists():
+        raise WavevqError(f"{first}: has no finished VQ-VAE whose codes could be learned; train that first (data.run)")
+    return first
+
+
+def record_weights(place: Path, first: Path) -> None:
+    """Write down for ``refuse_stale`` whose codes ``place`` is about to learn: those of the newest weights of a run."""
+    path = place / TRAINED_ON
     make_folder(path)
     with replacing(path) as partial:
-        partial.write_text(fingerprint(newest_checkpoint(folder)) + "\n")
+        partial.write_text(fingerprint(newest_checkpoint(first)) + "\n")
 
 
-def refuse_stale(folder: Path) -> None:
-    """Raises WavevqError unless the prior is known to have learned the codes of the weights that the VQ-VAE has now."""
-    place = folder / PRIOR
-    again = "delete it, and train another with --stage prior"
+def refuse_stale(place: Path, first: Path, again: str = "delete it, and train another with --stage prior") -> None:
+    """Raises WavevqError unless ``place`` is known to have learned the codes of the weights that a run has now.
+
+    again: what is to be done where it has not.
+    """
     try:
         recorded = (place / TRAINED_ON).read_bytes()
     except OSError as error:
@@ -110,5 +111,14 @@ def refuse_stale(folder: Path) -> None:
             f"{place}: does not tell whose codes it has learned ({TRAINED_ON}: "
             f"{(error.strerror or str(error)).lower()}); {again}"
         ) from None
-    if recorded.strip() != fingerprint(newest_checkpoint(folder)).encode():
-        raise WavevqError(f"{place}: was trained on the codes of other weights than {folder} has now; {again}")
+    if recorded.strip() != fingerprint(newest_checkpoint(first)).encode():
+        raise WavevqError(f"{place}: was trained on the codes of other weights than {first} has now; {again}")
+
+
+def trained_on(folder: Path, recipe: Recipe) -> Path | None:
+    """The run whose codes a run has learned, where there is one. Raises WavevqError where it is gone or has changed."""
+    if not isinstance(recipe.data, Coded):
+        return None
+    first = first_run(recipe.data)
+    refuse_stale(folder, first, "name the run that it was (data.run), or train this one anew")
+    return first

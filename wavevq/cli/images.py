@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def meant(run: str | None) -> bool:
-    """Whether the run that is named, as for ``find_run``, is of images."""
+    """Whether the run that is named, as for ``find_run``, is of images, or of the codes of a run that is."""
     from wavevq.run_folder import find_run, read_recipe
 
-    return read_recipe(find_run(run)).data.signal == "images"
+    return read_recipe(find_run(run)).data.signal != "speech"
 
 
 def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:

@@ -41,6 +41,8 @@ class Windows:
     many of what is counted are one ``unit`` of signal. named (the clips) and section (of the recipe): for messages.
     """
 
+    section = "train"
+
     def __init__(
         self,
         named: Sequence[str],
@@ -49,11 +51,9 @@ class Windows:
         batch: int,
         rate: float,
         seed: int,
-        section: str = "train",
         unit: str = "audio_seconds",
     ) -> None:
-        self.named, self.lengths, self.crop, self.batch = named, lengths, crop, batch
-        self.section, self.unit = section, unit
+        self.named, self.lengths, self.crop, self.batch, self.unit = named, lengths, crop, batch, unit
         self.amount = batch * crop / rate  # of signal in a step's batch, padding included
         windows = [max(1, -(-length // crop)) for length in lengths]
         self._clip_of_window = np.repeat(np.arange(len(lengths)), windows)
@@ -151,6 +151,12 @@ def clips_at(store: Store, split: Split, places: Sequence[int], hop: int) -> Bat
     clips = [every[i] for i in places]
     width = -(-max(clip.length for clip in clips) // hop) * hop
     return _batch(store, clips, [store.audio(clip) for clip in clips], width, places)
+
+
+def in_order(corpus: Corpus, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Whole:
+    """Examples of one size, ``batch`` at a time in the order of their split; ``limit`` of them, spread over it."""
+    chosen = spread(len(corpus.split(split)), limit)
+    return Whole(corpus, split, [chosen[first : first + batch] for first in range(0, len(chosen), batch)], hop)
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -50,11 +50,13 @@ def labelled(rows: Sequence[NDArray[np.int64]], examples: Sequence[Example], cor
 class CodeCrops(Windows):
     """Training crops of ``crop`` codes of the first axis of their grid; rate: of them a ``unit`` of signal."""
 
+    section = "prior"
+
     def __init__(
         self, codes: Codes, crop: int, batch: int, rate: float, seed: int, unit: str = "audio_seconds"
     ) -> None:
         self.codes = codes
-        super().__init__(codes.names, [len(one) for one in codes.sequences], crop, batch, rate, seed, "prior", unit)
+        super().__init__(codes.names, [len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes.

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from wavevq.contracts import Batch
-from wavevq.data.batches import Whole, Windows, spread
+from wavevq.data.batches import Whole, Windows, in_order
 from wavevq.data.cache import Broken, left_out, outcomes, prepared, read_index, stamp, to_disk, write_index
 from wavevq.data.codes import CodeCrops, Codes
 from wavevq.data.corpora import Split, by_speaker
@@ -76,9 +76,8 @@ class ImageStore:
         return CodeCrops(codes, crop, batch, crop, seed, unit="images")
 
     def whole(self, split: Split, batch: int, hop: int = 1, limit: int | None = None) -> Whole:
-        """The images of a split in order, ``batch`` at a time; ``limit`` of them, evenly spread over it."""
-        chosen = spread(len(self.split(split)), limit)
-        return Whole(self, split, [chosen[first : first + batch] for first in range(0, len(chosen), batch)], hop)
+        """As ``in_order``."""
+        return in_order(self, split, batch, hop, limit)
 
     def examples(self, split: Split, places: Sequence[int], hop: int = 1) -> Batch:
         """Images by their places in a split; x float32 ``[B, 3, size, size]``. label -1: a class not in training."""

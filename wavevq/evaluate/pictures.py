@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from wavevq import pixels
+from wavevq.data.coded import CodedCorpus
 from wavevq.data.codes import Codes
 from wavevq.data.corpora import Split
 from wavevq.data.image_store import ImageStore
 from wavevq.data.images import Picture
 from wavevq.evaluate import likelihood, rate
 from wavevq.evaluate.codebook import entropy_bits, usage
+from wavevq.evaluate.likelihood import Likelihoods
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured, Plot, Sheet
 from wavevq.evaluate.report import usage_figure
 from wavevq.noise import uniform
@@ -36,8 +38,9 @@ Show = Callable[[Sequence[NDArray[np.int64]], Sequence[str | None], str], Pixels
 
 @dataclass(frozen=True, eq=False)
 class ImageSubject:
-    """model: in evaluation mode, averaged weights. prior: of codes, or None.
+    """model: in evaluation mode, averaged weights. prior: of codes, or None. corpus: what the model encodes.
 
+    below: where that is another model's codes, the same of that one; images are then shown and compared through both.
     encoded: the codes of a split, from the cache or made. show: what the decoder makes of codes. compose: new codes
     ``[N, h, w, G]`` from the prior, of an image of each class named. seed: of everything that is drawn. plan: the
     options, ``plan.split`` says which images are measured. say: tells the user what takes time now.
@@ -45,13 +48,27 @@ class ImageSubject:
 
     model: VqVae
     prior: Prior | None
-    corpus: ImageStore
+    corpus: ImageStore | CodedCorpus
     plan: Evaluation
     seed: int
     encoded: Callable[[Split], Codes]
     show: Show
     compose: Callable[[Sequence[str | None]], NDArray[np.int64]]
     say: Callable[[str], None]
+    below: ImageSubject | None = None
+
+    @property
+    def pictures(self) -> ImageStore:
+        """The images themselves."""
+        if self.below is not None:
+            return self.below.pictures
+        assert isinstance(self.corpus, ImageStore), "codes are another model's"
+        return self.corpus
+
+    @property
+    def labelled(self) -> bool:
+        """Whether images depend on their class, given the codes."""
+        return self.model.decoder.labelled or (self.below is not None and self.below.labelled)
 
     @property
     def seconds(self) -> float:
@@ -66,7 +83,7 @@ class ImageSubject:
     @cached_property
     def clips(self) -> list[Picture]:
         """The images that are measured: all of the split."""
-        return self.corpus.split(self.plan.split)
+        return self.pictures.split(self.plan.split)
 
     @property
     def judged(self) -> int:
@@ -79,6 +96,36 @@ class ImageSubject:
         return self.encoded(self.plan.split)
 
     @cached_property
+    def found(self) -> Likelihoods:
+        """Of ``clips``, given their codes."""
+        plan = self.plan
+        return likelihood.measure(
+            self.model, self.corpus, plan.split, batch=plan.batch, limit=None, others=plan.speakers, seed=self.seed
+        )
+
+    @cached_property
+    def rates(self) -> rate.Rates | None:
+        """Of their codes; None without a prior."""
+        if self.prior is None:
+            return None
+        counts = rate.counts(self.encoded("train"), self.size)
+        plan = self.plan
+        return rate.measure(
+            self.prior, self.codes, counts, batch=plan.batch, others=plan.speakers, seed=self.seed
+        )  # fmt: skip
+
+    @cached_property
+    def given(self) -> float:
+        """Bits an image, mean, of its pixels and of all codes but this model's, given these: -log2 p(x, c_1 | c_2)."""
+        own = self.found.bits * self.found.samples / self.found.clips
+        return own + (self.below.given if self.below is not None else 0.0)
+
+    @property
+    def levels(self) -> list[ImageSubject]:
+        """From the one that sees pixels to this."""
+        return [*(self.below.levels if self.below is not None else []), self]
+
+    @cached_property
     def places(self) -> list[int]:
         """Places in ``clips`` of those that are decoded: ``plan.judged``, evenly spread."""
         return [int(i) for batch in self.corpus.whole(self.plan.split, 64, limit=self.plan.judged) for i in batch.index]
@@ -86,7 +133,7 @@ class ImageSubject:
     @cached_property
     def originals(self) -> Pixels:
         """The judged images, ``[N, H, W, 3]``."""
-        return pixels.to_images(self.corpus.examples(self.plan.split, self.places).x)
+        return pixels.to_images(self.pictures.examples(self.plan.split, self.places).x)
 
     def shown(self, places: Sequence[int], what: str) -> Pixels:
         """What the decoder makes of the codes of ``clips``, each in the class of the judged image at its place."""
@@ -98,39 +145,54 @@ class ImageSubject:
 
 
 def bits(subject: ImageSubject) -> Findings:
-    """The metric ``bits_per_dim``."""
-    plan = subject.plan
-    found = likelihood.measure(
-        subject.model, subject.corpus, plan.split, batch=plan.batch, limit=None, others=plan.speakers, seed=subject.seed
-    )
+    """The metric ``bits_per_dim``: of another model's codes in bits a code of them, and then through both models."""
+    found, unit = subject.found, f"bits/{subject.model.decoder.unit}"
     codes = sum(one.size for one in subject.codes.sequences) / found.samples
     even = codes * math.log2(subject.size)
     alone = "" if found.shuffled_gap is not None else "no class has a second image"
     blind = "" if found.wrong_speaker_gap is not None else "the decoder does not look at classes"
     figures = [
-        Figure("distortion", found.bits, "bits/dim", "-log2 p(x | z_q(x))"),
-        Figure("entropy of the values", found.marginal, "bits/dim", "without a model"),
-        Figure("shuffled-codes gap", found.shuffled_gap, "bits/dim", alone),
-        Figure("wrong-class gap", found.wrong_speaker_gap, "bits/dim", blind),
-        Figure("rate, uniform prior", even, "bits/dim", f"{codes:.4g} codes/dim of log2 K"),
-        Figure("total, uniform prior", found.bits + even, "bits/dim"),
+        Figure("distortion", found.bits, unit, "-log2 p(x | z_q(x))"),
+        Figure("entropy of the values", found.marginal, unit, "without a model"),
+        Figure("shuffled-codes gap", found.shuffled_gap, unit, alone),
+        Figure("wrong-class gap", found.wrong_speaker_gap, unit, blind),
+        Figure("rate, uniform prior", even, unit, f"{codes:.4g} codes/{subject.model.decoder.unit} of log2 K"),
+        Figure("total, uniform prior", found.bits + even, unit),
     ]
-    if subject.prior is not None:
-        counts = rate.counts(subject.encoded("train"), subject.size)
-        rates = rate.measure(
-            subject.prior, subject.codes, counts, batch=plan.batch, others=plan.speakers, seed=subject.seed
-        )
+    if (rates := subject.rates) is not None:
         figures += [
-            Figure("rate, codes by frequency", codes * rates.unigram, "bits/dim", "each code by itself"),
-            Figure("rate, learned prior", codes * rates.bits, "bits/dim", f"{rates.bits:.4g} bits/code"),
-            Figure("total, learned prior", found.bits + codes * rates.bits, "bits/dim"),
+            Figure("rate, codes by frequency", codes * rates.unigram, unit, "each code by itself"),
+            Figure("rate, learned prior", codes * rates.bits, unit, f"{rates.bits:.4g} bits/code"),
+            Figure("total, learned prior", found.bits + codes * rates.bits, unit),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
         ]
-    return Findings(
-        tuple(figures),
+    text = (
         "Bits per 8-bit value of a colour, of all images of the split. Distortion + rate = total, an upper bound on "
-        "-log2 p(x).",
+        "-log2 p(x)."
     )
+    if subject.below is not None:
+        figures += totals(subject)
+        text = (
+            "Bits per code of the model below, of all images of the split; and per 8-bit value of a colour, through as "
+            "many levels as are named: the rate of the uppermost codes and the distortions of all levels, an upper "
+            "bound on -log2 p(x)."
+        )
+    return Findings(tuple(figures), text)
+
+
+def totals(subject: ImageSubject) -> list[Figure]:
+    """The bound through each level of models, in bits/dim of the images."""
+    dims = subject.levels[0].found.samples / subject.levels[0].found.clips
+    figures = []
+    for number, level in enumerate(subject.levels, 1):
+        codes = level.codes.sequences[0].size
+        through = f"through {number} level{'s' if number > 1 else ''}"
+        even, note = codes * math.log2(level.size), f"{codes} codes of log2 {level.size} an image"
+        figures.append(Figure(f"total {through}, uniform prior", (level.given + even) / dims, "bits/dim", note))
+        if (rates := level.rates) is not None:
+            learned, note = codes * rates.bits, f"{codes} codes of {rates.bits:.4g} bits an image"
+            figures.append(Figure(f"total {through}, learned prior", (level.given + learned) / dims, "bits/dim", note))
+    return figures
 
 
 def codebook(subject: ImageSubject) -> Findings:
@@ -145,7 +207,7 @@ def codebook(subject: ImageSubject) -> Findings:
         Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {math.log2(subject.size):.3f}"),
     ]
     first = subject.places[:LOOKED_AT]
-    maps = np.stack([code_map(subject.codes.sequences[i], subject.size, subject.model.hop) for i in first])
+    maps = np.stack([map_over(subject, i) for i in first])
     paper = pixels.sheet(np.concatenate([subject.originals[: len(first)], maps]), len(first))
     return Findings(
         tuple(figures),
@@ -181,14 +243,14 @@ def samples(subject: ImageSubject) -> Findings:
     """The metric ``image_samples``: what the prior draws, and whether it is but what was trained on."""
     if subject.prior is None:
         raise NotMeasured("not measured: the run has no trained prior")
-    labelled = bool(subject.prior.labels) or subject.model.decoder.labelled
+    labelled = bool(subject.prior.labels) or subject.labelled
     count, classes = len(subject.places), subject.corpus.labels
     names = [classes[i % len(classes)] if labelled else None for i in range(count)]
     subject.say(f"drawing the codes of {count} images")
     drawn = subject.show([*subject.compose(names)], names, "from the prior's codes")
     training = subject.corpus.split("train")
     subject.say(f"comparing them to {len(training)} training images")
-    near, far = nearest(drawn, subject.corpus), nearest(subject.originals, subject.corpus)
+    near, far = nearest(drawn, subject.pictures), nearest(subject.originals, subject.pictures)
     figures = (
         Figure(
             "nearest training image, median", float(np.median(near[1])), "values", "root mean square over all values"
@@ -197,7 +259,7 @@ def samples(subject: ImageSubject) -> Findings:
         Figure("nearest training image, least", float(near[1].min()), "values", "0 is a copy"),
         Figure("the same of the split's images, least", float(far[1].min()), "values"),
     )
-    beside = pixels.to_images(subject.corpus.examples("train", near[0][:LOOKED_AT].tolist()).x)
+    beside = pixels.to_images(subject.pictures.examples("train", near[0][:LOOKED_AT].tolist()).x)
     both = np.concatenate([drawn[:LOOKED_AT], beside])
     caption = "Drawn from the prior, and the training image that is nearest to each"
     return Findings(figures, parts=(Sheet(pixels.sheet(both, len(beside)), caption),))
@@ -229,6 +291,12 @@ def nearest(images: Pixels, corpus: ImageStore) -> tuple[NDArray[np.int64], NDAr
         least = torch.where(closer, squares.values, least)
         place = torch.where(closer, squares.indices + first, place)
     return place.numpy(), (least / rows.shape[1]).sqrt().double().numpy()
+
+
+def map_over(subject: ImageSubject, place: int) -> Pixels:
+    """Where the codes of an image stand, as large as it."""
+    codes = subject.codes.sequences[place]
+    return code_map(codes, subject.size, subject.pictures.size // len(codes))
 
 
 def code_map(codes: NDArray[np.int64], size: int, hop: int) -> Pixels:

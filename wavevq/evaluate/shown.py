@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from wavevq import pixels
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store
 from wavevq.decoders import sampler_for
+from wavevq.evaluate.pictures import code_map
 from wavevq.evaluate.report import spectrogram_figure
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.noise import uniform
@@ -22,6 +24,9 @@ from wavevq.vqvae import VqVae
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+A_CODE = 4  # pixels of its side
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,13 @@ def clips(model: VqVae, store: Store, plan: Evaluation, seed: int) -> Shown:
     return shown
 
 
-def images(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:
+def images(
+    model: VqVae,
+    corpus: Corpus,
+    plan: Evaluation,
+    seed: int,
+    paint: Callable[[Tensor], pixels.Pixels] = pixels.to_images,
+) -> Shown:
     """Some images in a row, under each its reconstruction, and under that one that is drawn from the same codes."""
     rows: list[list[Tensor]] = []
     device = next(model.parameters()).device
@@ -68,7 +79,18 @@ def images(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:
     if not rows:
         return Shown()
     every = [torch.cat(part) for part in zip(*rows, strict=True)]
-    return Shown(images={"reconstructions": pixels.sheet(pixels.to_images(torch.cat(every)), len(every[0]))})
+    return Shown(images={"reconstructions": pixels.sheet(paint(torch.cat(every)), len(every[0]))})
 
 
-SHOWN: dict[str, Callable[[VqVae, Any, Evaluation, int], Shown]] = {"sample": clips, "dim": images}  # by decoder's unit
+def codes(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:
+    """As ``images``, of another model's codes: a colour stands for each."""
+
+    def paint(x: Tensor) -> pixels.Pixels:
+        grids = x.movedim(1, -1).cpu().numpy()
+        return np.stack([code_map(one, model.decoder.distribution.classes, A_CODE) for one in grids])
+
+    return images(model, corpus, plan, seed, paint)
+
+
+# By the decoder's unit.
+SHOWN: dict[str, Callable[[VqVae, Any, Evaluation, int], Shown]] = {"sample": clips, "dim": images, "code": codes}

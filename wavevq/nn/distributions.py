@@ -1,11 +1,11 @@
-"""Output distributions: what a network's last layer says about a sample of speech, or about the colours of a pixel."""
+"""Output distributions: what a network's last layer says of a sample of speech, the colours of a pixel, or a code."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from wavevq import pixels
 from wavevq.audio import mu_law_decode, mu_law_encode
+from wavevq.contracts import Unit
 
 FIRST_LOG_SCALE = -2.0  # of [-1, 1], where a network begins, whose outputs are about 0: near to that of images
 LEAST_LOG_SCALE = -7.0  # of [-1, 1]: a ninth of a value of 8 bits; finer ones gain nothing, and overflow
@@ -20,7 +21,10 @@ REACH = 0.5 / pixels.HALF  # of a value's interval in [-1, 1], to each side
 
 
 class Classes(Protocol):
-    """What a signal in [-1, 1] is turned into, whose likelihood is told."""
+    """What a signal in [-1, 1] is turned into, whose likelihood is told; unit: one of them."""
+
+    @property
+    def unit(self) -> Unit: ...
 
     @property
     def classes(self) -> int:
@@ -43,6 +47,7 @@ class MuLawCategorical:
     The likelihood is that of the class, not of the 16-bit sample: bits/sample are bits per mu-law class.
     """
 
+    unit: ClassVar[Unit] = "sample"
     classes: int = 256
 
     def encode(self, x: Tensor) -> Tensor:
@@ -66,6 +71,20 @@ def softmax_nats(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """What are classes already: another model's codes, each in [0, ``classes``). There is no signal to be told from."""
+
+    unit: ClassVar[Unit] = "code"
+    classes: int
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, classes: Tensor) -> Tensor:
+        return classes
+
+
+@dataclass(frozen=True)
 class Pixels(ABC):
     """What a decoder says of the C colours of a pixel, 8 bits each: value v is v / 127.5 - 1 in [-1, 1].
 
@@ -73,6 +92,7 @@ class Pixels(ABC):
     value, so nats over C H W log 2 are honest bits/dim; it is calculated in float32 (float64 of float64).
     """
 
+    unit: ClassVar[Unit] = "dim"
     colours: int = 3
 
     @property

@@ -87,6 +87,23 @@ class ImageEncoder(nn.Module):
         return latents
 
 
+class CodesEncoder(nn.Module):
+    """Another model's codes, G a position with a table each, as vectors; their sums are encoded as an image is."""
+
+    def __init__(self, classes: int, groups: int, width: int, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.classes, self.groups, self.encoder = classes, groups, encoder
+        self.embedding = nn.Embedding(groups * classes, width)
+        nn.init.normal_(self.embedding.weight, std=groups**-0.5)  # their sum has variance 1
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """z_e as ``ImageEncoder``'s, of codes int64 ``[B, G, H, W]`` in [0, classes)."""
+        tables = torch.arange(self.groups, device=x.device)[:, None, None] * self.classes
+        vectors = self.embedding(x + tables).sum(1)
+        latents: Tensor = self.encoder(vectors.permute(0, 3, 1, 2), lengths)
+        return latents
+
+
 class ImageUpsampler(nn.Module):
     """The encoder's mirror image: ``[B, h, w, G, D]`` to ``outputs`` channels at every pixel."""
 

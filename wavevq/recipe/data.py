@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from wavevq.errors import WavevqError
 from wavevq.recipe.section import Count, Number, Positive, Section, Signal, Whole
+
+if TYPE_CHECKING:
+    from wavevq.recipe.recipe import Recipe
 
 
 class Speech(Section):
@@ -73,6 +78,37 @@ class Images(Pictures):
     margin: Whole = 0  # pixels more on every side, over which training images move
 
 
+class Coded(Section):
+    """The codes that a trained run of images has for its corpus (Van den Oord et al. 2017, section 4.2).
+
+    That run's own recipe says what they are, and is read with this one.
+    """
+
+    signal: ClassVar[Signal] = "codes"
+    kind: Literal["codes"]
+    run: str  # its folder, or its name under runs/
+    root: str | None = None  # where that run's corpus lies; null: where its recipe says
+
+    @cached_property
+    def first(self) -> Recipe:
+        """That run's recipe. Raises WavevqError where it cannot be read."""
+        from wavevq.recipe.trained import folder_named, read_recipe  # they know the whole grammar
+
+        return read_recipe(folder_named(self.run), self.root)
+
+    @model_validator(mode="after")
+    def _run_has_grids_of_codes(self) -> Self:
+        try:
+            first = self.first
+        except WavevqError as error:
+            raise ValueError(f"run {'; '.join(str(error).splitlines())}") from None
+        if first.data.signal == "speech":
+            raise ValueError(f"run {self.run}: is of speech; must be of images, or of the codes of such a run")
+        if first.model.bottleneck.codes is None:
+            raise ValueError(f"run {self.run}: its bottleneck is {first.model.bottleneck.kind!r} and has no codes")
+        return self
+
+
 OfSpeech = Vctk | LibriSpeech | Folder | Fsdd | Synthetic
 OfImages = Cifar10 | Images
-Data = Annotated[OfSpeech | OfImages, Field(discriminator="kind")]
+Data = Annotated[OfSpeech | OfImages | Coded, Field(discriminator="kind")]

@@ -63,14 +63,12 @@ class SpectralEncoder(Section):
         return self
 
 
-class ImageEncoder(Strided):
+class GridEncoder(Strided):
     """Strided 2-D convolutions, then residual blocks (Van den Oord et al. 2017, section 4.1).
 
-    A code stands for product(strides)^2 pixels, or each of ``groups`` for a share of them.
+    A code stands for product(strides)^2 positions, or each of ``groups`` for a share of them.
     """
 
-    signal: ClassVar[Signal] = "images"
-    kind: Literal["image"]
     strides: Strides = (2, 2)
     channels: Count = 256
     residual_blocks: Whole = 2
@@ -78,12 +76,27 @@ class ImageEncoder(Strided):
     groups: Count = 1  # codes a position (G), of one codebook
 
 
+class ImageEncoder(GridEncoder):
+    """Of pixels."""
+
+    signal: ClassVar[Signal] = "images"
+    kind: Literal["image"]
+
+
+class CodesEncoder(GridEncoder):
+    """Of the codes of another run, each embedded, those of a position added up."""
+
+    signal: ClassVar[Signal] = "codes"
+    kind: Literal["codes"]
+    embedding: Count = 64  # width
+
+
 def refuse_narrow(window: int, strides: tuple[int, ...]) -> None:
     if any(window < stride or (window - stride) % 2 for stride in strides):
         raise ValueError(f"window {window} must exceed every stride in {list(strides)} by an even number or 0")
 
 
-Encoder = Annotated[WaveformEncoder | SpectralEncoder | ImageEncoder, Field(discriminator="kind")]
+Encoder = Annotated[WaveformEncoder | SpectralEncoder | ImageEncoder | CodesEncoder, Field(discriminator="kind")]
 
 
 class Codebook(Section):
@@ -148,7 +161,7 @@ Bottleneck = Annotated[GradientVq | EmaVq | Vae | NoBottleneck | Vimco, Field(di
 class WaveNetDecoder(Section):
     """WaveNet over mu-law classes, conditioned on codes and speaker."""
 
-    signal: ClassVar[Signal] = "speech"
+    signals: ClassVar[tuple[Signal, ...]] = ("speech",)
     kind: Literal["wavenet"]
     layers: Count = 30
     cycle: Annotated[int, Number, Field(gt=0, le=20)] = 10  # dilations 1, 2, ... 2^(cycle-1), over again
@@ -194,7 +207,7 @@ Pixels = Annotated[Logistics | Categorical | Gaussian, Field(discriminator="kind
 class ImageDecoder(Section):
     """The image encoder's mirror image, with its strides and window; pixels independent given the codes."""
 
-    signal: ClassVar[Signal] = "images"
+    signals: ClassVar[tuple[Signal, ...]] = ("images",)
     kind: Literal["image"]
     channels: Count = 256
     residual_blocks: Whole = 2
@@ -210,7 +223,7 @@ class ImageDecoder(Section):
 class PixelCnn(Section):
     """What both networks over grids have."""
 
-    signal: ClassVar[Signal] = "images"
+    signals: ClassVar[tuple[Signal, ...]] = ("images", "codes")
     kind: Literal["pixelcnn"]
     layers: Count = 12
     kernel: Literal[1, 3, 5, 7] = 3  # columns that a layer reads above a position
@@ -220,7 +233,10 @@ class PixelCnn(Section):
 
 
 class PixelCnnDecoder(PixelCnn):
-    """A PixelCNN over the 8-bit values of pixels, conditioned on the codes (Van den Oord et al. 2017, section 4.2)."""
+    """A PixelCNN over the 8-bit values of pixels, or another run's codes, conditioned on the codes.
+
+    Van den Oord et al. 2017, section 4.2.
+    """
 
     kernel: Literal[1, 3, 5, 7] = 5
     context: Count = 128  # width of the network, the image encoder's mirror image, that brings codes to pixels
@@ -244,11 +260,11 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
-        if self.encoder.signal != self.decoder.signal:
+        if self.encoder.signal not in self.decoder.signals:
             raise ValueError(
                 f"an encoder of kind {self.encoder.kind!r} reads {self.encoder.signal}, "
-                f"a decoder of kind {self.decoder.kind!r} makes {self.decoder.signal}"
+                f"a decoder of kind {self.decoder.kind!r} makes {' or '.join(self.decoder.signals)}"
             )
-        if self.jitter and self.encoder.signal == "images":
+        if self.jitter and self.encoder.signal != "speech":
             raise ValueError(f"jitter {self.jitter:g} is for speech: codes of an image have four neighbours")
         return self

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from wavevq.errors import WavevqError
-from wavevq.recipe.data import Data, OfSpeech, Pictures, Speech
-from wavevq.recipe.model import ImageEncoder, Model
+from wavevq.recipe.data import Coded, Data, OfSpeech, Pictures, Speech
+from wavevq.recipe.model import GridEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
@@ -25,16 +25,27 @@ class Recipe(Section):
 
     @property
     def hop(self) -> int:
-        """Samples a code; of images, the pixels of its side."""
+        """Samples a code; of images, the pixels of its side, and of another run's codes the positions."""
         return self.model.encoder.hop
 
     @property
-    def grid(self) -> tuple[int, int, int]:
-        """Of an image's codes: h, w and G. Raises WavevqError where the corpus is none of images."""
-        if not isinstance(self.data, Pictures) or not isinstance(self.model.encoder, ImageEncoder):
+    def size(self) -> int:
+        """H and W of the images, through however many runs. Raises WavevqError where the corpus is none of images."""
+        if isinstance(self.data, Speech):
             raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs images")
-        side = self.data.size // self.hop
-        return side, side, self.model.encoder.groups
+        return self.data.size if isinstance(self.data, Pictures) else self.data.first.size
+
+    @property
+    def space(self) -> tuple[int, int]:
+        """Of what the encoder reads of an image, pixels or another run's codes: H and W. Raises as ``size``."""
+        return self.data.first.grid[:2] if isinstance(self.data, Coded) else (self.size, self.size)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Of an image's codes: h, w and G. Raises as ``size``."""
+        height, width = self.space
+        assert isinstance(self.model.encoder, GridEncoder), "it fits the corpus"
+        return height // self.hop, width // self.hop, self.model.encoder.groups
 
     @property
     def speech(self) -> OfSpeech:
@@ -45,21 +56,25 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _images_are_taken_whole(self) -> Recipe:
-        """So a recipe of images says no crop: it is their height, and of a prior that of their codes."""
-        if not isinstance(self.data, Pictures) or self.model.encoder.signal != "images":
+        """So a recipe of images, or of their codes, says no crop: it is their height, and that of a prior's codes."""
+        if isinstance(self.data, Speech) or self.model.encoder.signal != self.data.signal:
             return self
-        rows = self.data.size // self.hop
+        height, width = self.space
+        rows = height // self.hop
         mistakes = [
-            f"{name}.crop {plan.crop}: images are taken whole; leave it out"
-            for name, plan, crop in (("train", self.train, self.data.size), ("prior", self.prior, rows))
+            f"{name}.crop {plan.crop}: {self.data.signal} are taken whole; leave it out"
+            for name, plan, crop in (("train", self.train, height), ("prior", self.prior, rows))
             if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop
         ]
-        if self.data.size % self.hop or rows < 2:
-            mistakes.append(f"data.size {self.data.size} must be twice the hop, {self.hop}, or another multiple of it")
+        if height % self.hop or width % self.hop:
+            there = (
+                f"data.size {height}" if isinstance(self.data, Pictures) else f"data.run's codes, {height} x {width},"
+            )
+            mistakes.append(f"{there} must be a multiple of the hop, {self.hop}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
         prior = self.prior and self.prior.model_copy(update={"crop": rows})
-        return self.model_copy(update={"train": self.train.model_copy(update={"crop": self.data.size}), "prior": prior})
+        return self.model_copy(update={"train": self.train.model_copy(update={"crop": height}), "prior": prior})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
@@ -71,13 +86,15 @@ class Recipe(Section):
             )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
-        if self.prior is not None and self.prior.network.signal != self.data.signal:
-            fitting = "pixelcnn" if self.data.signal == "images" else "wavenet or transformer"
+        if self.prior is not None and self.data.signal not in self.prior.network.signals:
+            fitting = "wavenet or transformer" if self.data.signal == "speech" else "pixelcnn"
             mistakes.append(
-                f"prior.network: kind {self.prior.network.kind!r} is for {self.prior.network.signal}; "
+                f"prior.network: kind {self.prior.network.kind!r} is for {' or '.join(self.prior.network.signals)}; "
                 f"for {self.data.signal} must be {fitting}"
             )
-        if self.prior is not None and self.prior.joint is not None and self.data.signal == "images":
+        if self.prior is not None and self.data.signal == "speech" and self.prior.crop < 2:
+            mistakes.append(f"prior.crop {self.prior.crop} is not allowed: must be 2 or more codes of speech")
+        if self.prior is not None and self.prior.joint is not None and self.data.signal != "speech":
             mistakes.append("prior.joint: is for speech; leave it out")
         if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
             mistakes.append("prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'")

@@ -38,7 +38,7 @@ class Train(Schedule):
 class WaveNetPrior(Section):
     """The WaveNet of the decoder over codes: the fast sampler serves it."""
 
-    signal: ClassVar[Signal] = "speech"
+    signals: ClassVar[tuple[Signal, ...]] = ("speech",)
     kind: Literal["wavenet"]
     layers: Count = 20
     cycle: Annotated[int, Number, Field(gt=0, le=20)] = 5
@@ -52,7 +52,7 @@ class WaveNetPrior(Section):
 class TransformerPrior(Section):
     """A causal transformer with rotary positions."""
 
-    signal: ClassVar[Signal] = "speech"
+    signals: ClassVar[tuple[Signal, ...]] = ("speech",)
     kind: Literal["transformer"]
     layers: Count = 6
     width: Count = 256
@@ -91,7 +91,7 @@ class Prior(Schedule):
     steps: Count = 0  # required, but in joint training
     joint: Annotated[Joint | None, BeforeValidator(_shorthand)] = None
     network: Annotated[WaveNetPrior | TransformerPrior | PixelCnnPrior, Field(discriminator="kind")]
-    crop: Annotated[int, Number, Field(ge=2)] = 512  # codes; the first of a crop within its clip is only read
+    crop: Count = 512  # codes, of speech two or more: the first of a crop within its clip is only read
     speaker_dim: Whole = 64  # width of the embedding of the speaker, or class of images; 0: unconditional
     drop_speaker: Share = 0.1  # chance that an example is shown without it, for sampling without one
 
