@@ -107,7 +107,7 @@ def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
         codes, lengths = tensors["codes"].astype(np.int64), tensors["lengths"]
     except (OSError, SafetensorError, KeyError) as error:
         raise WavevqError(f"{path}: not the codes of a corpus ({error})") from None
-    if lengths.shape != (count,) or (lengths < 0).any() or lengths.sum() != len(codes):
+    if not codes.ndim or lengths.shape != (count,) or (lengths < 0).any() or lengths.sum() != len(codes):
         raise WavevqError(f"{path}: not the codes of {count} examples")
     if codes.size and not (codes.min() >= 0 and codes.max() < size):
         raise WavevqError(f"{path}: codes from {codes.min()} to {codes.max()} are none of a codebook of {size}")
