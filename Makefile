@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make demo    train a small model on embedded speech and write demo/report.html (about ten minutes)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests, and say which lines none of them ran"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove the virtual environment and the demonstration"
@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/wavevq demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --durations=10 --cov
 
 lint: $(READY)
 	$(BIN)/ruff check .

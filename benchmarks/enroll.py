@@ -57,7 +57,7 @@ def measure(run: Run, store: Store) -> Figures:
     def judged(speaker: str, expected: Sequence[str]) -> float:
         drawn = run.decode_batch(codes, [speaker] * len(codes), seed=run.recipe.seed)
         cut = [audio[: one.length] for audio, one in zip(drawn, sources, strict=True)]
-        return probe.score(speaker, [level(audio, slice(None)) for audio in cut], expected).value
+        return probe.score(speaker, [level(audio) for audio in cut], expected).value
 
     real = spread(unheard)
     return {
@@ -94,7 +94,7 @@ def heard(run: Run, store: Store, clip: StoredClip) -> Signal:
     """A real clip as a model's are: after mu-law and back, levelled."""
     distribution = run.model.decoder.distribution
     samples = distribution.decode(distribution.encode(torch.from_numpy(store.audio(clip)))).numpy()
-    return level(samples, slice(None), clip.name)
+    return level(samples, clip.name)
 
 
 if __name__ == "__main__":

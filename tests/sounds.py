@@ -33,7 +33,7 @@ def say(speaker: str, word: str, take: int = 0, seconds: float = SECONDS) -> Sig
     first, last = (pitch * draw.uniform(0.97, 1.03) for pitch in WORDS[word])
     phase = 2 * np.pi * np.cumsum(np.linspace(first, last, round(seconds * RATE))) / RATE
     voice = sum(np.sin(k * phase) / k ** SPEAKERS[speaker] for k in range(1, 11))
-    return level((voice + draw.normal(0, 0.05, len(phase))).astype(np.float32), slice(None))
+    return level((voice + draw.normal(0, 0.05, len(phase))).astype(np.float32))
 
 
 def spoken_corpus(

@@ -267,14 +267,14 @@ def test_extreme_offsets_of_real_recordings_are_removed(test_data: Path) -> None
 @pytest.mark.parametrize("rate", [8000, 16_000, 22_050])
 def test_trimming_is_librosas(rate: int) -> None:
     rng = np.random.default_rng(0)
-    for length in (1, 7, 300, rate, rate + 77, 2 * rate):
+    for length in (2, 7, 300, rate, rate + 77, 2 * rate):
         loudness = np.repeat(10 ** rng.uniform(-6, 0, -(-length // 400)), 400)[:length]
         samples = (loudness * rng.standard_normal(length)).astype(np.float32)
         centred = (samples - samples.mean(dtype=np.float64)).astype(np.float32)
         hop = max(1, round(audio.TRIM_FRAME * rate / 4))
         for trim_db in (10.0, 30.0, 55.0):
             _, (start, stop) = librosa.effects.trim(centred, top_db=trim_db, frame_length=4 * hop, hop_length=hop)
-            assert audio.trim(samples, rate, trim_db) == slice(start, stop)
+            assert audio.normalise(Recording(samples, rate), rate, trim_db).kept == slice(start, stop)
 
 
 def test_trimming_real_recordings_keeps_the_speech(test_data: Path) -> None:

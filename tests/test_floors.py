@@ -50,6 +50,7 @@ FLOORS = {
     "compress": 8,
     "image_files": 8,
     "demo": 8,
+    "doctor": 8,
     "evaluation": 8,
     "scoreboard": 8,
     "cli": 9,

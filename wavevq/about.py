@@ -14,6 +14,7 @@ from wavevq import voices, wvq
 from wavevq.build import build_model
 from wavevq.codes_file import read_codes
 from wavevq.errors import WavevqError
+from wavevq.progress import listing
 from wavevq.run_folder import CHECKPOINTS, SUMMARY, find_run, prior_folder, read_recipe, read_speakers
 from wavevq.train.log import read_metrics
 from wavevq.train.state import checkpoints, read_state
@@ -24,7 +25,7 @@ def of_run(name: str | None) -> Table:
     folder = find_run(name)
     recipe, speakers = read_recipe(folder), read_speakers(folder)
     model = recipe.model
-    table = _table(str(folder))
+    table = listing(str(folder))
     table.add_row("data", f"{recipe.data.kind}, {_signal(recipe)}")
     table.add_row("encoder", f"{model.encoder.kind}, {model.encoder.channels} channels")
     size = f"K = {model.bottleneck.codes}, " if model.bottleneck.codes else ""
@@ -87,7 +88,7 @@ def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule,
 def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
     """A .npy file or stream of codes; ``run`` gives their duration. Raises WavevqError where it holds none."""
     codes = read_codes(source, name, axes=(1, 3))
-    table = _table(name)
+    table = listing(name)
     table.add_row("shape", str(list(codes.shape)))
     table.add_row("type", str(codes.dtype))
     table.add_row("codes", f"{codes.min()} to {codes.max()}")
@@ -118,7 +119,7 @@ def of_packed(path: Path) -> Table:
     packed = wvq.read(path, str(path))
     header = packed.header
     bits, whole = 8 * len(packed.payload), 8 * (len(packed.front) + 2 * wvq.SUM.size)
-    table = _table(str(path))
+    table = listing(str(path))
     table.add_row("format", f".wvq, version {wvq.VERSION}")
     table.add_row("model", header.model.hex())
     table.add_row("speaker", header.speaker)
@@ -154,10 +155,3 @@ def _signal(recipe: r.Recipe) -> str:
         height, width, groups = recipe.data.first.grid
         return f"{height} x {width} x {groups} of {recipe.data.first.model.bottleneck.codes}, by {recipe.data.run}"
     return f"{recipe.data.size} x {recipe.data.size} pixels"
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from wavevq import wvq
-from wavevq.audio import put, read
+from wavevq.audio import opened, put
 from wavevq.errors import WavevqError
 from wavevq.files import Clip, Sampling, sample_clips
 from wavevq.fixed import FixedPrior
@@ -31,11 +31,10 @@ def compress(run: Run, jobs: Sequence[Job], speaker: str | None, console: Consol
     packer = Packer(run)
     told = Told("compressed", "encoding and coding", console)
     total = coded = 0
-    for job in with_bar(jobs, "compressing", console):
+    for job, advance in with_bar(jobs, "compressing", console):
         with told.errors():
-            with told.timing():
-                recording = read(job.source)
-                codes = run.encode(recording)
+            with told.timing(), opened(job.source) as recording:
+                codes = run.encode(recording, advance)
                 # The same cut as in converting. Rounding may make one sample more of a recording than its codes cover.
                 samples = max(1, min(run.duration(recording), len(codes) * run.recipe.hop))
                 data = packer.pack(codes, speaker, samples)

@@ -153,7 +153,7 @@ def utterances(run: Run, store: Store) -> list[Utterance]:
 def beginning(run: Run, store: Store, clip: StoredClip) -> tuple[Signal, tuple[Phone, ...]]:
     """The first SECONDS of a clip in whole codes, levelled, after mu-law and back; and the phones in it."""
     length = min(clip.length, round(SECONDS * run.rate)) // run.recipe.hop * run.recipe.hop
-    samples = torch.from_numpy(level(store.audio(clip, 0, length), slice(None), clip.name))
+    samples = torch.from_numpy(level(store.audio(clip, 0, length), clip.name))
     distribution = run.model.decoder.distribution
     heard = distribution.decode(distribution.encode(samples)).numpy()
     return heard, spoken(clip, length / run.rate)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from wavevq.audio import Signal, make_folder, put, read, write
+from wavevq.audio import Signal, make_folder, opened, put, write, writing
 from wavevq.codes_file import arriving_codes, read_codes, read_header, write_codes
 from wavevq.data.batches import grouped
 from wavevq.distributed import rank, world_size
@@ -55,10 +56,9 @@ class Sampling:
 def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
     """Audio to codes, each rank its share. Inputs that cannot be used are told at the end, in a WavevqError."""
     told = Told("encoded", "encoding", console)
-    for job in with_bar(jobs[rank() :: world_size()], "encoding", console):
-        with told.errors(), told.timing():
-            recording = read(job.source)
-            write_codes(job.target, run.encode(recording))
+    for job, advance in with_bar(jobs[rank() :: world_size()], "encoding", console):
+        with told.errors(), told.timing(), opened(job.source) as recording:
+            write_codes(job.target, run.encode(recording, advance))
             told.add(run.duration(recording) / run.rate)
     told.end()
 
@@ -89,10 +89,9 @@ def convert(run: Run, jobs: Sequence[Job], speaker: str, sampling: Sampling, con
     told = Told("converted", "sampling", console)
     run.speaker(speaker)
     clips = []
-    for job in with_bar(jobs, "encoding", console):
-        with told.errors():
-            recording = read(job.source)
-            clips.append(Clip(job, speaker, run.encode(recording), run.duration(recording)))
+    for job, advance in with_bar(jobs, "encoding", console):
+        with told.errors(), opened(job.source) as recording:
+            clips.append(Clip(job, speaker, run.encode(recording, advance), run.duration(recording)))
     sample_clips(run, clips, sampling, told, console)
     told.end()
 
@@ -108,18 +107,39 @@ def sample_clips(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told
                 _pipe(run, clip.job, clip.speaker, [clip.codes], clip.samples, sampling, told, console)
     with seconds_bar(sum(len(clip.codes) for clip in files) * run.recipe.hop / run.rate, console) as advance:
         for group in grouped([len(clip.codes) for clip in files], AT_ONCE):
-            batch = [files[i] for i in group]
+            _draw([files[i] for i in group], run, sampling, told, advance)
+
+
+def _draw(clips: Sequence[Clip], run: Run, sampling: Sampling, told: Told, advance: Callable[[float], object]) -> None:
+    """Clips together, each written to its file while they are drawn: an hour of audio is never held."""
+    drawn = run.decode_blocks([clip.codes for clip in clips], [clip.speaker for clip in clips], **sampling.how)
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(closing(_written(clip, run, told))) for clip in clips]
+        for output in outputs:
+            next(output, None)
+        while True:
             with told.timing():
-                drawn = run.decode_batch(
-                    [clip.codes for clip in batch],
-                    [clip.speaker for clip in batch],
-                    **sampling.how,
-                    advance=lambda samples: advance(samples / run.rate),
-                )
-            for clip, audio in zip(batch, drawn, strict=True):
-                with told.errors():
-                    write_audio(clip.job.target, audio[: clip.samples], run.rate)
-                    told.add(clip.samples / run.rate)
+                block = next(drawn, None)
+            if block is None:
+                return
+            for output, part in zip(outputs, block, strict=True):
+                with suppress(StopIteration):  # it has all, or could not be written, which has been told
+                    output.send(part)
+            advance(sum(map(len, block)) / run.rate)
+
+
+def _written(clip: Clip, run: Run, told: Told) -> Generator[None, Signal, None]:
+    """Takes a clip's audio, a part each time, for its file, which is there when all has come."""
+    target = cast(Path, clip.job.target)
+    left = min(clip.samples, len(clip.codes) * run.recipe.hop)  # rounding may want a sample more than there are
+    with told.errors():
+        make_folder(target)
+        with writing(target, run.rate) as put_on:
+            while left:
+                part = (yield)[:left]
+                put_on(part)
+                left -= len(part)
+        told.add(clip.samples / run.rate)
 
 
 def _pipe(

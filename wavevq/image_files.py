@@ -27,7 +27,7 @@ SHEET = "sheet.png"
 def encode(run: ImageRun, jobs: Sequence[Job], console: Console) -> None:
     """Images, brought to the size of the model's, to codes, each rank its share; errors as of ``files.encode``."""
     told = Told("encoded", "encoding", console, audio=False)
-    for job in with_bar(jobs[rank() :: world_size()], "encoding", console):
+    for job, _ in with_bar(jobs[rank() :: world_size()], "encoding", console):
         with told.errors(), told.timing():
             write_codes(job.target, run.encode(pixels.read(job.source, run.size)))
             told.add()
@@ -38,7 +38,7 @@ def decode(run: ImageRun, jobs: Sequence[Job], label: str | None, sampling: Samp
     """Codes to images, PNG; errors as in ``encode``. label: the class, where the decoder needs one."""
     told = Told("decoded", "decoding", console, audio=False)
     run.label(label)
-    for job in with_bar(jobs, "decoding", console):
+    for job, _ in with_bar(jobs, "decoding", console):
         with told.errors(), told.timing():
             codes = run.check_codes(read_codes(job.source, job.name, axes=(3,)), job.name)
             pixels.write(job.target, run.decode(codes, label, seed=sampling.seed))

@@ -1,4 +1,7 @@
-"""How the work on many files is told: bars while it lasts, counts, speed and mistakes at its end."""
+"""How the work on many files is told: bars while it lasts, counts, speed and mistakes at its end.
+
+Where there is no terminal there are no bars, but for work that takes long a plain line now and then.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,19 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from wavevq.distributed import gathered
 from wavevq.errors import WavevqError
 
 T = TypeVar("T")
+
+LINES_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 class Told:
@@ -88,6 +95,14 @@ class Told:
             raise WavevqError("\n".join(self.wrong))
 
 
+def listing(title: str) -> Table:
+    """An empty table of what is told under a title: a name and a text a row."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
 class RealTime(ProgressColumn):
     """Seconds of audio a second."""
 
@@ -95,11 +110,19 @@ class RealTime(ProgressColumn):
         return Text(f"{task.speed:.3g} times real time" if task.speed else "")
 
 
-def with_bar(jobs: Sequence[T], label: str, console: Console) -> Iterator[T]:
-    with _bar(label, len(jobs), console, MofNCompleteColumn()) as advance:
+def with_bar(jobs: Sequence[T], label: str, console: Console) -> Iterator[tuple[T, Callable[[float], None]]]:
+    """Each job, and what may be called with shares of it as they are done."""
+    with _bar(label, len(jobs), console, MofNCompleteColumn(), TaskProgressColumn()) as advance:
         for job in jobs:
-            yield job
-            advance(1)
+            left = 1.0
+
+            def of_job(share: float) -> None:
+                nonlocal left
+                advance(min(share, left))
+                left -= min(share, left)
+
+            yield job, of_job
+            of_job(left)
 
 
 def seconds_bar(
@@ -114,8 +137,20 @@ def codes_bar(total: float, console: Console) -> AbstractContextManager[Callable
 
 @contextmanager
 def _bar(label: str, total: float, console: Console, *columns: ProgressColumn) -> Iterator[Callable[[float], None]]:
-    """A progress bar on a terminal; call what it yields with what has been done since."""
+    """A progress bar on a terminal, lines elsewhere; call what it yields with what has been done since."""
+    if total and not console.is_terminal:
+        done, last = 0.0, time.monotonic()
+
+        def line(more: float) -> None:
+            nonlocal done, last
+            done += more
+            if time.monotonic() - last >= LINES_EVERY:
+                last = time.monotonic()
+                console.print(f"{label}: {done / total:.0%}", highlight=False)
+
+        yield line
+        return
     shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
-    with Progress(*shown, console=console, disable=not (total and console.is_terminal)) as progress:
+    with Progress(*shown, console=console, disable=not total) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.advance(task, done)

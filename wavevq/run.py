@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from wavevq import voices
-from wavevq.audio import Recording, Signal, normalise
+from wavevq.audio import Heard, Signal, Sound, cut
 from wavevq.build import build_prior, trained_model
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
@@ -38,6 +39,8 @@ from wavevq.sampling.reference import OneByOne, Reference
 from wavevq.sampling.transformer import Cached
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors, verify
 from wavevq.vqvae import VqVae
+
+CODES_AT_ONCE = 4096  # whose vectors are looked up together, of clips of any length
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,19 @@ class Run:
         return self.speakers.index(name)
 
     @torch.no_grad()
-    def encode(self, recording: Recording) -> NDArray[np.int64]:
+    def encode(self, recording: Sound, advance: Callable[[float], object] = lambda share: None) -> NDArray[np.int64]:
         """Codes int64 ``[F]``, one for each hop of samples, the last for what is left.
 
-        Raises WavevqError for a model without codes.
+        The recording may be longer than memory (``audio.opened``). advance: called with the share of it that has been
+        encoded since. Raises WavevqError for a model without codes.
         """
         self.codebook()
-        samples = normalise(recording, self.rate, self.recipe.speech.trim_db).samples
-        x = torch.from_numpy(np.pad(samples, (0, -len(samples) % self.model.hop)))
-        lengths = torch.tensor([len(samples)], device=self.device)
-        codes = self.model.encode(x[None, None].to(self.device), lengths).codes
-        assert codes is not None
-        return codes[0].cpu().numpy()
+        heard = Heard(recording, self.rate, self.recipe.speech.trim_db)
+        parts = []
+        for codes in self.model.encode_parts(torch.from_numpy(block).to(self.device) for block in heard.blocks()):
+            parts.append(codes[0].cpu().numpy())
+            advance(len(parts[-1]) * self.model.hop / heard.length)
+        return np.concatenate(parts)
 
     def decode_batch(
         self,
@@ -119,21 +123,40 @@ class Run:
         to the last bit. advance: called after each block of frames with how many samples it has brought, all clips
         together.
         """
+        parts: list[list[Signal]] = [[] for _ in codes]
+        for block in self.decode_blocks(
+            codes, speakers, seed=seed, temperature=temperature, top_p=top_p, streams=streams
+        ):
+            for signal, drawn in zip(parts, block, strict=True):
+                signal.append(drawn)
+            advance(sum(map(len, block)))
+        return [np.concatenate(signal) for signal in parts]
+
+    def decode_blocks(
+        self,
+        codes: Sequence[NDArray[np.integer[Any]]],
+        speakers: Sequence[str],
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        streams: Sequence[int] | None = None,
+    ) -> Iterator[list[Signal]]:
+        """``decode_batch`` as it is made: of every clip the audio of the next few frames, none where it has ended."""
         check_sampling(seed, temperature, top_p)
-        if not codes:
-            return []
         clips = [torch.from_numpy(self.check_codes(one)) for one in codes]
-        padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        mask = valid(torch.tensor([len(clip) for clip in clips]), padded.shape[1])
-        audio = [np.empty(len(clip) * self.model.hop, np.float32) for clip in clips]
+        lengths = torch.tensor([len(clip) for clip in clips])
+
+        def pieces() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, max(map(len, clips), default=0), CODES_AT_ONCE):
+                some = pad_sequence([clip[start : start + CODES_AT_ONCE] for clip in clips], batch_first=True)
+                yield some, valid(lengths - start, some.shape[1])
+
         start = 0
-        for block in self._blocks([(padded, mask)], speakers, seed, temperature, top_p, streams):
-            stop = start + block.shape[1]
-            for signal, drawn in zip(audio, block, strict=True):
-                signal[start:stop] = drawn[: max(0, len(signal) - start)]
-            advance(sum(len(signal[start:stop]) for signal in audio))
-            start = stop
-        return audio
+        for block in self._blocks(pieces(), speakers, seed, temperature, top_p, streams):
+            left = (lengths * self.model.hop - start).clamp(min=0).tolist()
+            yield [drawn[:count] for drawn, count in zip(block, left, strict=True)]
+            start += block.shape[1]
 
     @torch.no_grad()
     def sample_codes(
@@ -224,7 +247,7 @@ class Run:
         rows = (torch.from_numpy(some)[None] for some in self._arriving(codes, name))
         pieces = ((row, torch.ones_like(row, dtype=torch.bool)) for row in rows)
         blocks = self._blocks(pieces, [speaker], seed, temperature, top_p)
-        return _chunks((block[0] for block in blocks), max(1, round(chunk_seconds * self.rate)))
+        return cut((block[0] for block in blocks), max(1, round(chunk_seconds * self.rate)))
 
     def _arriving(self, codes: Iterable[int | NDArray[np.integer[Any]]], name: str) -> Iterator[NDArray[np.int64]]:
         """Arriving codes as arrays ``[n]``, n >= 1."""
@@ -234,7 +257,8 @@ class Run:
             some = some[None] if some.ndim == 0 else some
             if some.shape != (0,):
                 none = False
-                yield self.check_codes(some, name)
+                checked = self.check_codes(some, name)
+                yield from (checked[i : i + CODES_AT_ONCE] for i in range(0, len(checked), CODES_AT_ONCE))
         if none:
             self.check_codes(np.empty(0, np.int64), name)
 
@@ -275,7 +299,7 @@ class Run:
         return self.decode_batch([codes], [speaker], seed=seed, temperature=temperature, top_p=top_p)[0]
 
     def convert(
-        self, recording: Recording, speaker: str, *, seed: int = 0, temperature: float = 1.0, top_p: float = 1.0
+        self, recording: Sound, speaker: str, *, seed: int = 0, temperature: float = 1.0, top_p: float = 1.0
     ) -> Signal:
         """A recording said again by another speaker: float32 in [-1, 1] at ``rate``, of the recording's duration."""
         label = self.speaker(speaker)  # before the work, not after
@@ -283,9 +307,9 @@ class Run:
         said = self.decode(codes, self.speakers[label], seed=seed, temperature=temperature, top_p=top_p)
         return said[: self.duration(recording)]
 
-    def duration(self, recording: Recording) -> int:
+    def duration(self, recording: Sound) -> int:
         """Samples at ``rate`` that the recording lasts."""
-        return round(len(recording.samples) * self.rate / recording.rate)
+        return round(recording.length * self.rate / recording.rate)
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[F]``. Raises WavevqError, with ``name``, where they are not this model's."""
@@ -295,22 +319,6 @@ class Run:
         if low < 0 or high >= size:
             raise WavevqError(f"{name}: codes from {low} to {high}; the codebook of {self.folder} has 0 to {size - 1}")
         return codes.astype(np.int64)
-
-
-def _chunks(parts: Iterable[Signal], size: int) -> Iterator[Signal]:
-    """``parts`` cut anew into signals of ``size`` samples and what is left, each as soon as it is whole."""
-    held: list[Signal] = []
-    samples = 0
-    for part in parts:
-        held.append(part)
-        samples += len(part)
-        if samples >= size:
-            signal = np.concatenate(held)
-            left = samples % size
-            yield from np.split(signal[: samples - left], samples // size)
-            held, samples = [signal[samples - left :]], left
-    if samples:
-        yield np.concatenate(held)
 
 
 def load_run(

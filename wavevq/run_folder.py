@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from wavevq.audio import make_folder, replacing, writing
+from wavevq.audio import make_folder, replacing, unwritable
 from wavevq.errors import WavevqError
 from wavevq.recipe import Coded, Recipe
 from wavevq.recipe.trained import RECIPE as RECIPE
@@ -40,7 +40,7 @@ def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping
     """Begin a run folder, which is there with all of it or not at all. about: what the corpus says of its speakers."""
     begun = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(begun, ignore_errors=True)  # of a training that was killed
-    with writing(folder):
+    with unwritable(folder):
         begun.mkdir(parents=True)
         known = {"speakers": list(speakers), "about": {name: (about or {}).get(name, "") for name in speakers}}
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"

@@ -15,8 +15,10 @@ from wavevq.contracts import Batch, Latents, Sampler, StepLoss
 from wavevq.decoders import Decoder, Noise, of_speech
 from wavevq.distributed import total, world_size
 from wavevq.nn.bottlenecks import Bottleneck
-from wavevq.nn.encoders import frames_of, valid
+from wavevq.nn.encoders import SpectralEncoder, StridedEncoder, frames_of, in_parts, valid
 from wavevq.noise import JITTER, derived, uniform
+
+SAMPLES_A_PART = 65_536  # of a long signal that are encoded at once
 
 
 class VqVae(nn.Module):
@@ -60,6 +62,17 @@ class VqVae(nn.Module):
         mask = along(valid(frames_of(lengths, self.hop), z_e.shape[1]), z_e.shape[:-1])
         latents: Latents = self.bottleneck(z_e, mask, index)
         return latents
+
+    def encode_parts(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Codes int64 ``[1, n]`` of one signal that comes in pieces ``[n]``, together those that ``encode`` finds.
+
+        z_e are within rounding those of the whole, so a code may be another where two are equally near within that.
+        """
+        assert isinstance(self.encoder, StridedEncoder | SpectralEncoder), "images have been refused"
+        for z_e in in_parts(self.encoder, pieces, max(1, SAMPLES_A_PART // self.hop)):
+            codes = self.quantize(z_e, torch.tensor([z_e.shape[1] * self.hop], device=z_e.device)).codes
+            assert codes is not None, "a model without codes has been refused"
+            yield codes
 
     def decode(
         self,

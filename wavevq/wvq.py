@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from array import array
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def decode(
     )
     state = prior.start(label)
     coder = stream.queue.RangeDecoder(np.frombuffer(packed.payload, "<u4").astype(np.uint32))
-    codes, last, left = [], NOTHING, 8.0 * len(packed.payload) + SLACK
+    codes, last, left = array("i"), NOTHING, 8.0 * len(packed.payload) + SLACK
     for _ in range(packed.header.codes):
         found = prior.frequencies(state, np.array([last]))[0]
         last = _next(coder, found, wrong)
@@ -190,10 +191,10 @@ def decode(
             raise wrong
         codes.append(last)
         advance(1)
-    array = np.array(codes)
-    if _seal(packed.front, array) != packed.seal:
+    found = np.array(codes, np.int64)
+    if _seal(packed.front, found) != packed.seal:
         raise wrong
-    return array
+    return found
 
 
 def _next(coder: Any, frequencies: NDArray[np.int64], wrong: WavevqError) -> int:

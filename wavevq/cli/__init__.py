@@ -46,5 +46,6 @@ for command in (
     measures.evaluate,
     measures.scoreboard,
     measures.info,
+    measures.doctor,
 ):
     main.add_command(command)

@@ -53,6 +53,20 @@ def scoreboard(paths: tuple[str, ...], markdown: str | None) -> None:
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(as_json: bool) -> None:
+    """What is installed, on what it runs, where data and compiled code are kept, and a self-test of each sampler.
+
+    To be pasted into a report of a mistake: the home folder is ~ in it, the user's name left out. Exit code 1 where a
+    self-test fails.
+    """
+    from wavevq.doctor import doctor as examine
+
+    if not examine(options.console(stderr=False), as_json):
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
 @click.argument("what", metavar="RUN|FILE", required=False)
 @options.run
 def info(what: str | None, run: str | None) -> None:

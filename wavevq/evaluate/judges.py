@@ -100,7 +100,7 @@ class Judges:
 
 def levelled(clip: Signal) -> Signal:
     """A clip at the level of all others; silence as it is."""
-    return level(clip, slice(None)) if len(clip) and clip.std() > SILENCE_RMS else clip
+    return level(clip) if len(clip) and clip.std() > SILENCE_RMS else clip
 
 
 def spoken(clip: StoredClip, seconds: float) -> tuple[Phone, ...]:

@@ -1,13 +1,14 @@
 """Encoders: a waveform ``[B, 1, T]`` to latents ``[B, F, D]``, F = T / hop.
 
 Padding touches nothing: activations past a clip's end are zeroed after every layer, as if the clip ended there.
-No batch normalisation: it would mix clips.
+No batch normalisation: it would mix clips. Each has a ``reach``, by which a signal longer than memory is encoded
+``in_parts``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,32 @@ def valid(lengths: Tensor, size: int) -> Tensor:
 def frames_of(lengths: Tensor, hop: int) -> Tensor:
     """Frames that hold at least one valid sample, int64 ``[B]``."""
     return (lengths + hop - 1) // hop
+
+
+def in_parts(encoder: StridedEncoder | SpectralEncoder, pieces: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
+    """z_e ``[1, n, D]`` of a signal that comes in pieces ``[n]`` of any size: what ``encoder`` makes of the whole.
+
+    Each part, of ``frames`` frames and the rest, is encoded with as much of the signal before and after it as its
+    latents see, so what the layers put beyond a part's edges reaches none of them; at the signal's own edges that is
+    what they put beyond the whole.
+    """
+    hop = encoder.hop
+    before, after = (-(-samples // hop) for samples in encoder.reach)
+    held, done = torch.empty(0), 0  # done: frames at the start of what is held that are there to be seen only
+
+    def part(window: Tensor, end: int) -> Tensor:
+        padded = F.pad(window, (0, -len(window) % hop))[None, None]
+        z: Tensor = encoder(padded, torch.tensor([len(window)], device=window.device))
+        return z[:, done:end]
+
+    for piece in pieces:
+        held = torch.cat([held.to(piece), piece])
+        while len(held) >= (done + frames + after) * hop:
+            yield part(held[: (done + frames + after) * hop], done + frames)
+            seen = max(0, done + frames - before)
+            held, done = held[seen * hop :], done + frames - seen
+    if len(held) > done * hop:
+        yield part(held, -(-len(held) // hop))
 
 
 class ResidualBlock(nn.Module):
@@ -130,6 +157,18 @@ class StridedEncoder(nn.Module):
     def hop(self) -> int:
         return math.prod(self.strides)
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Samples before and after its own hop that a latent sees."""
+        before = after = 0
+        # From the last layer back; they are registered in the order in which they are applied. Around a block there is
+        # a way past it, which sees no more.
+        for layer in reversed([one for one in self.modules() if isinstance(one, nn.Conv1d)]):
+            assert not isinstance(layer.padding, str), "in numbers"
+            (window,), (stride,), (padding,) = layer.kernel_size, layer.stride, layer.padding
+            before, after = before * stride + padding, after * stride + window - stride - padding
+        return before, after
+
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x: ``[B, C, T]``, T a multiple of the hop; lengths: int64 ``[B]``. Returns z_e ``[B, F, D]``."""
         x = x * self.scale * valid(lengths, x.shape[-1])[:, None]
@@ -173,6 +212,13 @@ class SpectralEncoder(nn.Module):
     @property
     def hop(self) -> int:
         return self.frame_hop * self.strided.hop
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Samples before and after its own hop that a latent sees."""
+        around = self.frame_window - self.frame_hop
+        before, after = (frames * self.frame_hop for frames in self.strided.reach)
+        return before + around // 2, after + around - around // 2
 
     def features(self, x: Tensor) -> Tensor:
         """Log-mel or MFCC, float32 ``[B, bands, T / frame_hop]``, of ``[B, 1, T]``."""

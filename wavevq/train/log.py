@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wavevq.audio import replacing, writing
+from wavevq.audio import replacing, unwritable
 from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Log:
         with replacing(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.curves = folder / "tensorboard"
-        with writing(self.curves):
+        with unwritable(self.curves):
             self.board = SummaryWriter(self.curves, purge_step=first + 1)
         self.progress = Progress(
             TextColumn("training"),
@@ -89,7 +89,7 @@ class Log:
         for warning in found.warnings:
             self.console.print(f"WARNING: {warning}", style="bold red", soft_wrap=True)
         self._write(step, "validation", found.scalars)
-        with writing(self.curves):
+        with unwritable(self.curves):
             for name, figure in found.figures.items():
                 self.board.add_figure(name, figure, step)
             for name, clip in found.clips.items():
@@ -104,14 +104,14 @@ class Log:
     def sync(self) -> None:
         """Before a checkpoint: no line of the steps that it holds may be missing, whatever happens then."""
         if self.path.exists():
-            with writing(self.path), self.path.open("rb") as file:
+            with unwritable(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def close(self, failed: bool) -> None:
         """failed: the training ends by an error, which is to be told in place of curves that cannot be written."""
         self.progress.stop()
         try:
-            with writing(self.curves):
+            with unwritable(self.curves):
                 self.board.close()
         except WavevqError:
             if not failed:
@@ -125,9 +125,9 @@ class Log:
 
     def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
         line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}
-        with writing(self.path), self.path.open("a") as file:
+        with unwritable(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        with writing(self.curves):
+        with unwritable(self.curves):
             for name, value in scalars.items():
                 self.board.add_scalar(f"{kind}/{name}", value, step)
 

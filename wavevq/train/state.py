@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wavevq.audio import writing
+from wavevq.audio import unwritable
 from wavevq.data.cache import to_disk
 from wavevq.errors import WavevqError
 
@@ -88,11 +88,11 @@ class TrainState:
         for stale in folder.glob(".partial-*"):  # of a training that was killed
             shutil.rmtree(stale)
         try:
-            with writing(partial):
+            with unwritable(partial):
                 partial.mkdir(parents=True)
             for name, data in self._pieces():
                 write_synced(partial / name, data)
-            with writing(target):
+            with unwritable(target):
                 _sync(partial)
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
@@ -233,8 +233,8 @@ def _sum(data: bytes, name: str) -> str:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """A new file, on the disk when this returns. Raises as ``writing``."""
-    with writing(path), path.open("wb") as file:
+    """A new file, on the disk when this returns. Raises as ``unwritable``."""
+    with unwritable(path), path.open("wb") as file:
         file.write(data)
         to_disk(file)
 
