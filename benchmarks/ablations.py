@@ -3,12 +3,13 @@
 Every cell is recipes/demo.yaml with fewer steps and one thing changed. beta: weight of the commitment loss beside the
 paper's codebook loss; the paper saw no difference from 0.1 to 2.0 (section 3.2). codebook: that loss against moving
 averages. revival: with dead codes moved and without. jitter: chance that a latent is replaced by its neighbour's.
-input: raw waveform, log-mel or MFCC, each at 125 codes a second.
+input: raw waveform, log-mel or MFCC, each at 125 codes a second. latents: the encoder's matrices by Muon instead of
+Adam, each latent vector normalised by itself instead of each dimension by past steps, and both.
 """
 
 from __future__ import annotations
 
-from cells import Cell, Study, study
+from cells import Cell, Study, by_cell, shown, study
 
 STEPS = "train.steps=600"
 
@@ -30,6 +31,8 @@ def spectral(kind: str, bands: int) -> Cell:
 
 
 RECIPE = cell("ema")
+MUON = "train.optimizer=muon"
+LAYER = "model.encoder.norm=layer", "model.bottleneck.dim=8"  # a vector of D has D - 2 dimensions left
 GRADIENT = codebook_loss("vq")
 TABLES = {
     "beta": [
@@ -45,6 +48,12 @@ TABLES = {
         codebook_loss("vq without revival", revive_after=0),
     ],
     "jitter": [RECIPE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
+    "latents": [
+        RECIPE,
+        cell("muon", MUON),
+        cell("layer norm, D 8", *LAYER),
+        cell("muon, layer norm, D 8", MUON, *LAYER),
+    ],
     "input": [RECIPE, spectral("logmel", 40), spectral("mfcc", 13)],
 }
 COLUMNS = {
@@ -56,5 +65,14 @@ COLUMNS = {
     "perplexity": "perplexity",
 }
 
+README = {
+    "bits/sample": shown("bits_per_sample", ".3f"),
+    "shuffled-codes gap": shown("shuffled_codes_gap", "+z.2f"),
+    "wrong-speaker gap": shown("wrong_speaker_gap", "+z.2f"),
+    "codes used": shown("codes_used", ".0f"),
+    "perplexity": shown("perplexity", ".0f"),
+}
+PLAN = Study("ablations", TABLES, COLUMNS, summary=by_cell(README))
+
 if __name__ == "__main__":
-    study(Study("ablations", TABLES, COLUMNS), __doc__ or "")
+    study(PLAN, __doc__ or "")

@@ -6,9 +6,10 @@ recipe with overrides; it is trained to its end in a run folder of its own, meas
 stopped goes on:
 
     python benchmarks/STUDY.py [TABLE ...] [--list] [--root PATH] [--out DIR] [--json FILE] [--threads N]
-                               [--set KEY=VALUE]
+                               [--markdown FILE] [--set KEY=VALUE]
 
-``--set`` is for trying the script out, and asks for a ``--json`` of its own.
+``--markdown README.md`` writes what stands in the results between the study's marks in there. ``--set`` is for trying
+the script out, and asks for a ``--json`` of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from wavevq.audio import replacing
@@ -36,12 +38,15 @@ from wavevq.image_run import ImageRun, load_any
 from wavevq.recipe import Recipe, Schedule, Speech, load_recipe
 from wavevq.run import Run
 from wavevq.run_folder import PRIOR, SUMMARY
+from wavevq.scoreboard import put
 from wavevq.train.log import read_metrics
 
 ROOT = Path(__file__).parent.parent
 Figures = dict[str, float]
 Record = dict[str, Any]  # of one cell, as it stands in the file of results
 Measure = Callable[[Any, Any], Figures]  # of a finished run and its corpus
+Column = Callable[[Figures], str]
+Rows = list[list[str]]  # the headings first
 
 
 @dataclass(frozen=True)
@@ -61,25 +66,40 @@ class Study:
     """name: of the file of results. tables: the cells of each; a cell may stand in several and is trained once.
 
     columns: heading to the figure's key. measure: the figures of a finished run, by default of its last validation.
+    summary: what the README shows of all that stands in the results, by default ``columns`` of each cell. picture: a
+    plot of them, drawn beside the run folders.
     """
 
     name: str
     tables: Mapping[str, Sequence[Cell]]
     columns: Mapping[str, str]
     measure: Measure = lambda run, corpus: validated(run, corpus)
+    summary: Callable[[Mapping[str, Record]], Rows] | None = None
+    picture: Callable[[Mapping[str, Record]], Figure] | None = None
+
+    def block(self, records: Mapping[str, Record]) -> str:
+        """The summary between its marks."""
+        made = self.summary or by_cell({heading: shown(key, ".4g") for heading, key in self.columns.items()})
+        begin, end = self.marks
+        return f"{begin}\n\n{table(made(records))}\n\n{end}"
+
+    @property
+    def marks(self) -> tuple[str, str]:
+        return f"<!-- benchmarks/{self.name}.py -->", f"<!-- /benchmarks/{self.name}.py -->"
 
 
 @dataclass(frozen=True)
 class Options:
     """tables: those asked for. out: where the run folders go. json: the file of results.
 
-    root: the corpus's folder, where a recipe needs one. more: overrides of every recipe. words: what of the command
-    line the figures depend on, without this machine's places.
+    markdown: the file of the summary, None for none. root: the corpus's folder, where a recipe needs one. more:
+    overrides of every recipe. words: what of the command line the figures depend on, without this machine's places.
     """
 
     tables: tuple[str, ...]
     out: Path
     json: Path
+    markdown: Path | None
     root: str | None
     more: tuple[str, ...]
     list: bool
@@ -104,20 +124,26 @@ def study(plan: Study, description: str) -> dict[str, Record]:
     console = Console()
     records: dict[str, Record] = {}
     try:
-        for cell in dict.fromkeys(cell for table in given.tables for cell in plan.tables[table]):
+        for cell in dict.fromkeys(cell for name in given.tables for cell in plan.tables[name]):
             record = finished(cell, given)
             if record is None and not given.list:
                 console.rule(cell.name)
                 record = made(cell, plan.measure, given, console)
             if record is not None:
                 records[cell.name] = record
+        for name in given.tables:
+            print(f"\n{name}\n\n{table(tabled(plan.tables[name], plan.columns, records))}")
+        if plan.picture and records:
+            given.out.mkdir(parents=True, exist_ok=True)
+            plan.picture(records).savefig(given.out / f"{plan.name}.png", dpi=150)
+            print(f"\nplot: {given.out / plan.name}.png")
+        if given.markdown:
+            print(f"\nwritten: {put(plan.block(records_in(given.json)), given.markdown, *plan.marks)}")
     except WavevqError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    for table in given.tables:
-        print(f"\n{table}\n\n{markdown(plan.tables[table], plan.columns, records)}")
     return records
 
 
@@ -130,6 +156,7 @@ def options(plan: Study, description: str) -> Options:
     parser.add_argument("--root", metavar="PATH", help="the corpus's folder, data.root, where a recipe needs one")
     kept = ROOT / "results" / f"{plan.name}.json"
     parser.add_argument("--json", type=Path, default=kept, metavar="FILE", help="the results, read and written")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write their summary between its marks there")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every recipe, for a try")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="torch threads (default 2)")
     given = parser.parse_args()
@@ -141,7 +168,9 @@ def options(plan: Study, description: str) -> Options:
     tables = tuple(given.tables) or tuple(plan.tables)
     root = ("--root", "PATH") if given.root else ()
     words = (*given.tables, *root, "--threads", str(given.threads), *(f"--set={one}" for one in given.set))
-    return Options(tables, given.out, given.json, given.root, tuple(given.set), given.list, given.threads, words)
+    return Options(
+        tables, given.out, given.json, given.markdown, given.root, tuple(given.set), given.list, given.threads, words
+    )
 
 
 def finished(cell: Cell, given: Options) -> Record | None:
@@ -227,10 +256,31 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def markdown(cells: Sequence[Cell], columns: Mapping[str, str], records: Mapping[str, Record]) -> str:
-    """A table of the cells' figures; a dash where there is none."""
-    rows = [["cell", *columns], ["---"] * (1 + len(columns))]
+def tabled(cells: Sequence[Cell], columns: Mapping[str, str], records: Mapping[str, Record]) -> Rows:
+    """The cells' figures; a dash where there is none."""
+    rows = [["cell", *columns]]
     for cell in cells:
         figures = records[cell.name]["figures"] if cell.name in records else {}
-        rows.append([cell.name, *(f"{figures[key]:.4g}" if key in figures else "–" for key in columns.values())])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        rows.append([cell.name, *(shown(key, ".4g")(figures) for key in columns.values())])
+    return rows
+
+
+def by_cell(columns: Mapping[str, Column]) -> Callable[[Mapping[str, Record]], Rows]:
+    """A summary with a row a cell."""
+
+    def made(records: Mapping[str, Record]) -> Rows:
+        told = ((name, record["figures"]) for name, record in records.items())
+        return [["cell", *columns], *([name, *(column(found) for column in columns.values())] for name, found in told)]
+
+    return made
+
+
+def shown(key: str, form: str, times: float = 1) -> Column:
+    """A figure as a number, a dash where there is none."""
+    return lambda figures: format(times * figures[key], form) if key in figures else "–"
+
+
+def table(rows: Rows) -> str:
+    """As Markdown."""
+    heading, *others = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *others))

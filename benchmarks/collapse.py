@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from cells import ROOT, Cell, Figures, Record, Study, study, validated
+from cells import Cell, Figures, Record, Rows, Study, shown, study, validated
 from matplotlib.figure import Figure
 
 from wavevq.data.store import Store
@@ -80,14 +80,22 @@ def picture(records: Mapping[str, Record]) -> Figure:
     return figure
 
 
-def main() -> None:
-    records = study(Study("collapse", TABLES, COLUMNS, measure), __doc__ or "")
-    if records:
-        place = ROOT / "runs" / "collapse" / "collapse.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        picture(records).savefig(place, dpi=150)
-        print(f"\nplot: {place}")
+def summary(records: Mapping[str, Record]) -> Rows:
+    """A row a bottleneck, a column a figure and decoder."""
+    told = {
+        "gap": shown("shuffled_gap", "+z.2f"),
+        "rate": shown("rate_bits_per_position", ".2f"),
+        "bits/sample": shown("bits_per_sample", ".2f"),
+    }
+    headings = [f"{name}, {layers}" for name in told for layers in LAYERS]
+    rows = [["bottleneck", *headings]]
+    for name in BOTTLENECKS:
+        every = [records.get(f"{name} {layers} layers", {}).get("figures", {}) for layers in LAYERS]
+        rows.append([name, *(column(figures) for column in told.values() for figures in every)])
+    return rows
 
+
+PLAN = Study("collapse", TABLES, COLUMNS, measure, summary, picture)
 
 if __name__ == "__main__":
-    main()
+    study(PLAN, __doc__ or "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from cells import Cell, Figures, Study, study
+from cells import Cell, Figures, Study, by_cell, shown, study
 
 from wavevq.audio import Recording, Signal, level
 from wavevq.build import build_listing
@@ -97,5 +97,15 @@ def heard(run: Run, store: Store, clip: StoredClip) -> Signal:
     return level(samples, clip.name)
 
 
+README = {
+    "bits/sample before": shown("bits_per_sample_before", ".3f"),
+    "after": shown("bits_per_sample_after", ".3f"),
+    "judged the new speaker before, %": shown("target_before", ".0f", 100),
+    "after, %": shown("target_after", ".0f", 100),
+    "judged the source after, %": shown("source_after", ".0f", 100),
+    "real clips, %": shown("target_real", ".0f", 100),
+}
+PLAN = Study("enroll", {speaker: [cell(speaker)] for speaker in SPEAKERS}, COLUMNS, measure, by_cell(README))
+
 if __name__ == "__main__":
-    study(Study("enroll", {speaker: [cell(speaker)] for speaker in SPEAKERS}, COLUMNS, measure), __doc__ or "")
+    study(PLAN, __doc__ or "")

@@ -12,7 +12,7 @@ end, over its samples. seconds: of the steps of both, validations left out.
 
 from __future__ import annotations
 
-from cells import Cell, Figures, Study, seconds_of_steps, study
+from cells import Cell, Figures, Study, by_cell, seconds_of_steps, shown, study
 
 from wavevq.data.store import Store
 from wavevq.evaluate.joint import codes_of
@@ -80,5 +80,16 @@ def figures(run: Run, store: Store) -> Figures:
     }
 
 
+README = {
+    "bits/code": shown("bits_per_code", ".2f"),
+    "by frequency": shown("unigram_bits", ".2f"),
+    "distortion": shown("bits_per_sample", ".3f"),
+    "rate + distortion": shown("total_per_sample", ".3f"),
+    "perplexity": shown("perplexity", ".1f"),
+    "codes used": shown("codes_used", ".0f"),
+    "shuffled-codes gap": shown("shuffled_codes_gap", "+z.2f"),
+}
+PLAN = Study("joint", {"joint": TABLE}, COLUMNS, figures, by_cell(README))
+
 if __name__ == "__main__":
-    study(Study("joint", {"joint": TABLE}, COLUMNS, figures), __doc__ or "")
+    study(PLAN, __doc__ or "")

@@ -10,7 +10,7 @@ in their place: a scale of what can be had without learning.
 from __future__ import annotations
 
 import numpy as np
-from cells import Cell, Figures, Study, study, validated
+from cells import Cell, Figures, Study, by_cell, shown, study, validated
 from rich.console import Console
 
 from wavevq.data.store import Store
@@ -102,5 +102,18 @@ def clustered(subject: Subject) -> float:
     return measure(said[0], said[1], subject.size, hop_seconds, subject.seed).accuracy
 
 
+README = {
+    "one phone a code": shown("accuracy", ".1f", 100),
+    "in context": shown("in_context", ".1f", 100),
+    "random codes": shown("random", ".1f", 100),
+    "most frequent": shown("majority", ".1f", 100),
+    "clusters of MFCC": shown("clusters", ".1f", 100),
+    "ABX": shown("abx", ".1f", 100),
+    "codes used": shown("codes_used", ".0f"),
+    "perplexity": shown("perplexity", ".0f"),
+    "bits/sample": shown("bits_per_sample", ".2f"),
+}
+PLAN = Study("phonemes", TABLES, COLUMNS, measured, by_cell(README))
+
 if __name__ == "__main__":
-    study(Study("phonemes", TABLES, COLUMNS, measured), __doc__ or "")
+    study(PLAN, __doc__ or "")

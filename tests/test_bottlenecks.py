@@ -20,7 +20,7 @@ from wavevq.build import build_bottleneck, build_model
 from wavevq.cli import main
 from wavevq.contracts import Batch
 from wavevq.errors import WavevqError
-from wavevq.nn.bottlenecks import Bottleneck, Variational
+from wavevq.nn.bottlenecks import MOST_LOG_VARIANCE, Bottleneck, Variational
 from wavevq.noise import POSTERIOR, derived, normal, uniform
 from wavevq.recipe import Recipe, parse_recipe
 
@@ -79,7 +79,7 @@ def test_a_vaes_values_equal_the_equations(axes: tuple[int, ...], masked: bool) 
         for place in torch.cartesian_prod(*(torch.arange(n) for n in axes[1:])).view(-1, len(axes) - 1).tolist():
             at = (row, *place)
             out = weight @ z_e[at].double() + bias
-            mean, deviation = out[:D], (out[D:] / 2).exp()
+            mean, deviation = out[:D], (out[D:].clamp(max=MOST_LOG_VARIANCE) / 2).exp()
             drawn = mean + deviation * noise[tuple(place)] if mask[at] else torch.zeros(D)
             # float32 against float64, numbers of size 1 to 10
             torch.testing.assert_close(found.z[at].detach().double(), drawn.double(), rtol=1e-5, atol=1e-5)
@@ -216,6 +216,16 @@ def test_rates_stay_float32_under_bf16() -> None:
     assert (found.z.dtype, found.rate.dtype, found.loss.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     assert torch.equal(found.rate, expected.rate)
     assert torch.equal(found.loss, expected.loss)
+
+
+def test_a_signal_unlike_all_others_draws_bounded_noise() -> None:
+    """Latents far outside of what training saw: a linear log variance would be 50, and the noise of 1e10."""
+    bottleneck, z_e = vae(), 1000 * vectors(2, 7)
+    found = bottleneck(z_e, torch.ones(2, 7, dtype=torch.bool), torch.arange(2))
+    mean, log_variance = bottleneck.posterior(z_e).chunk(2, dim=-1)
+    assert log_variance.max() > 100
+    assert (found.z - mean).abs().max() < 6 * math.exp(MOST_LOG_VARIANCE / 2)  # no normal draw of 56 is beyond 6
+    assert found.rate.isfinite().all()
 
 
 # --- ranks --------------------------------------------------------------------------------------------------

@@ -152,6 +152,50 @@ def test_the_collapse_labs_figures(
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
 
 
+@pytest.mark.parametrize("name", ["ablations", "collapse", "enroll", "joint", "phonemes"])
+def test_the_readme_holds_what_stands_in_the_results(cells: Any, name: str) -> None:
+    plan = __import__(name).PLAN
+    records = cells.records_in(BENCHMARKS.parent / "results" / f"{name}.json")
+    assert records
+    made = plan.block(records)
+    page = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    assert made in page, f"run: python benchmarks/{name}.py --list --markdown README.md"
+    # Another result is another table.
+    for record in records.values():
+        record["figures"] = {key: 0.7 * value + 0.1 for key, value in record["figures"].items()}
+    assert plan.block(records) not in page
+
+
+def test_a_summary_takes_the_place_of_what_its_marks_enclose(
+    cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = place / "page.md"
+    page.write_text("above <!-- benchmarks/tried.py -->old<!-- /benchmarks/tried.py --> below")
+    made = command(cells, place, monkeypatch, "first", "--markdown", str(page))
+    bits = f"{made['2 steps']['figures']['bits_per_sample']:.4g}"
+    rows = f"| cell | bits | none |\n| --- | --- | --- |\n| 2 steps | {bits} | – |"
+    first = f"above <!-- benchmarks/tried.py -->\n\n{rows}\n\n<!-- /benchmarks/tried.py --> below"
+    assert page.read_text() == first
+    # All that stands in the results, whichever tables are asked for, and however often.
+    command(cells, place, monkeypatch, "both", "--markdown", str(page))
+    command(cells, place, monkeypatch, "first", "--list", "--markdown", str(page))
+    assert page.read_text().count("steps |") == 2
+    page.write_text("no marks")
+    with pytest.raises(SystemExit) as ended:
+        command(cells, place, monkeypatch, "--list", "--markdown", str(page))
+    assert ended.value.code == 2
+    assert "has no lines <!-- benchmarks/tried.py --> and " in capsys.readouterr().err
+
+
+def test_a_plot_lies_beside_the_run_folders(cells: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = __import__("collapse")
+    records = {"VAE 2 layers": {"figures": {"shuffled_gap": 0.5}}}
+    monkeypatch.setattr(cells, "finished", lambda cell, given: records.get(cell.name))
+    monkeypatch.setattr(sys, "argv", ["collapse.py", "--list", "--json", "found.json", "--out", "elsewhere/runs"])
+    cells.study(plan.PLAN, "")
+    assert [path.name for path in (place / "elsewhere" / "runs").iterdir()] == ["collapse.png"]
+
+
 def test_seconds_of_steps_are_those_between_lines(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 steps of 8 crops of a second, then 50: 800 s at 4 a second and 400 at 8."""
     speeds = [{"step": 100, "audio_seconds_per_second": 4.0}, {"step": 150, "audio_seconds_per_second": 8.0}]

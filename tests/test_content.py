@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torchaudio
 from sounds import WORDS, figures
 
 from wavevq.audio import Signal, level
+from wavevq.data import corpora
 from wavevq.data.store import Store
 from wavevq.evaluate import content, recognise
 from wavevq.evaluate.metric import NotMeasured
@@ -69,6 +71,23 @@ def test_phones_of_the_clips_that_have_them(tmp_path: Path) -> None:
     assert deaf["phones, reconstruction"] == pytest.approx(1 / 2, abs=0.05)
 
 
+def test_speech_that_an_aligner_did_not_know_is_neither_learned_nor_judged(tmp_path: Path) -> None:
+    """In one word it stands in place of both phones: the judge knows p and t, and hears those of the other words."""
+    store = sounds.spoken_corpus(tmp_path, phones=known)
+    clips = tuple(
+        replace(one, phones=tuple((a, b, "spn") for a, b, _ in one.phones))
+        if one.phones and corpora.digit(one.name) == "0"
+        else one
+        for one in store.clips
+    )
+    subject = replace(sounds.subject_of(replace(store, clips=clips), judged=27), word_of=None)
+    assert subject.judges.phone is not None
+    assert list(subject.judges.phone.classifier.classes_) == ["p", "t"]
+    found = figures(content.metric(subject))
+    assert (found["phones, original"] or 0) > 0.9
+    assert found["phones, chance"] == pytest.approx(3 / 4, abs=0.02)  # p, in three of the four halves that are left
+
+
 def test_one_phone_alone_is_nothing_to_tell_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sounds, "PHONES", dict.fromkeys(WORDS, "pp"))
     found = figures(content.metric(sounds.subject_of(sounds.spoken_corpus(tmp_path, phones=known))))
@@ -95,6 +114,7 @@ class Listener:
 
 
 def test_errors_of_a_recogniser_against_its_own_words(store: Store) -> None:
+    pytest.importorskip("espeakng_loader", reason='needs pip install "wavevq[synthetic]"')
     subject = sounds.subject_of(store)
     assert subject.judges.word is not None
     listener = Listener(subject.judges.word)
@@ -106,9 +126,30 @@ def test_errors_of_a_recogniser_against_its_own_words(store: Store) -> None:
     others = [a != b for a, b in zip(said, said[1:] + said[:1], strict=True)]
     assert rows["word error rate, chance"] == pytest.approx(np.mean(others) / 2)
     assert rows["character error rate, conversion"] == 0
+    assert rows["phone error rate, reconstruction"] == 0 < rows["phone error rate, chance"]
     deaf = sounds.subject_of(store, hears=False)
     rows = {one.name: one.value for one in content.transcript_figures(deaf, listener)}
     assert rows["word error rate, reconstruction"] == pytest.approx(1 / 3)  # wrong in two clips of three
+
+
+def test_wrong_words_that_sound_alike_have_the_right_phones(store: Store) -> None:
+    pytest.importorskip("espeakng_loader", reason='needs pip install "wavevq[synthetic]"')
+    said = iter(["two knights write"] + ["too nights right"] * 5)
+    listener = SimpleNamespace(transcribe=lambda samples, rate: next(said))
+    rows = {one.name: one.value for one in content.transcript_figures(sounds.subject_of(store, judged=1), listener)}
+    assert rows["word error rate, conversion"] == 1
+    assert rows["phone error rate, conversion"] == 0
+    assert 0 < rows["character error rate, conversion"] < 1
+
+
+def test_without_espeak_there_are_no_phones_and_the_rest_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "espeakng_loader" else find(name))
+    listener = SimpleNamespace(transcribe=lambda samples, rate: "word")
+    *rows, last = content.transcript_figures(sounds.subject_of(store, judged=1), listener)
+    assert (last.name, last.value) == ("phone error rate", None)
+    assert last.note == 'phones of a text need espeak-ng: pip install "wavevq[synthetic]"'
+    assert {one.name.partition(",")[0] for one in rows} == {"word error rate", "character error rate"}
 
 
 def test_of_one_clip_there_is_no_other_for_chance(store: Store) -> None:
@@ -166,12 +207,31 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -
 
     bundle = SimpleNamespace(get_model=unreachable)
     monkeypatch.setattr(torchaudio.pipelines, "WAV2VEC2_ASR_BASE_960H", bundle)
-    with pytest.raises(
-        NotMeasured, match=r"the weights of WAV2VEC2_ASR_BASE_960H are not in torch.s cache .*no such host"
-    ):
+    with pytest.raises(NotMeasured, match=r"the weights of WAV2VEC2_ASR_BASE_960H cannot be fetched, .*no such host"):
         recognise.load("WAV2VEC2_ASR_BASE_960H")
     assert waits == [recognise.PATIENCE]
     assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, "<html>no such page</html>"])
+def test_weights_that_are_damaged_are_one_line(
+    kept: float | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch reads them: a download that was empty, one that was cut, and a server's excuse in their place."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "weights.pth"
+    file.parent.mkdir(parents=True)
+    torch.save({"weight": torch.zeros(1000)}, file)
+    whole = file.read_bytes()
+    file.write_bytes(kept.encode() if isinstance(kept, str) else whole[: int(kept if kept >= 1 else kept * len(whole))])
+    bundle = SimpleNamespace(get_model=lambda: torch.hub.load_state_dict_from_url("https://example.org/weights.pth"))
+    monkeypatch.setattr(torchaudio.pipelines, "HUBERT_ASR_LARGE", bundle)
+    with pytest.raises(NotMeasured) as told:
+        recognise.load("HUBERT_ASR_LARGE")
+    said = str(told.value)
+    assert said.startswith("not measured: the weights of HUBERT_ASR_LARGE cannot be fetched, or those in ")
+    assert f"{file.parent} are damaged and must be deleted (" in said
+    assert said.isprintable()
 
 
 def test_every_recogniser_of_a_recipe_is_one_of_torchaudio() -> None:

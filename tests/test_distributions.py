@@ -145,7 +145,7 @@ def test_a_logistics_interval_is_the_difference_of_its_distribution_function() -
 @each_pixel
 def test_far_values_have_finite_nats_and_gradients(pixels: Pixels) -> None:
     """In float32, the means at the one edge and the values at the other, at the finest scale and at wide ones."""
-    for scale in (-30.0, LEAST_LOG_SCALE, 0.0, 10.0):
+    for scale in (-30.0, LEAST_LOG_SCALE, 0.0, 10.0, 1000.0):
         given = torch.full((1, pixels.width, 1, 2), scale)
         given[:, : pixels.colours] = -1.0
         given.requires_grad_()

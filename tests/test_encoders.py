@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wavevq.nn.encoders import SpectralEncoder, StridedEncoder, frames_of, valid
+from wavevq.nn.encoders import SpectralEncoder, StridedEncoder, UnitVectors, frames_of, valid
 
 D, RATE = 5, 8000
 
@@ -44,6 +44,7 @@ KINDS = {
     "logmel, window as hop": lambda: spectral("logmel", window=32, bands=3),
     "mfcc": lambda: spectral("mfcc", window=512),
     "mfcc, odd window": lambda: spectral("mfcc", window=401),
+    "each vector by itself": lambda: StridedEncoder(1, (2, 4), 4, 8, 2, D, norm=UnitVectors(D)),
     "as many bands as channels": lambda: spectral("logmel", bands=8),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -198,3 +199,26 @@ def test_mfcc_are_the_cosine_transform_of_log_mel() -> None:
         weight = math.sqrt((1 if k == 0 else 2) / 40) * torch.cos(math.pi * k * places)
         expected = (log_mel * weight[:, None]).sum(1)
         torch.testing.assert_close(found[:, k], expected, rtol=1e-5, atol=1e-5)  # 40 float32 terms
+
+
+@pytest.mark.parametrize(("groups", "axes"), [(1, (3, 7)), (1, (2, 3, 4)), (5, (2, 3, 4))])
+def test_a_vector_is_normalised_by_itself(groups: int, axes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 3 + 40 * torch.randn(*axes, groups * D, generator=generator)
+    mask = torch.randn(axes, generator=generator) > 0
+    found = UnitVectors(D, groups)(z, mask).unflatten(-1, (groups, D))
+    assert not found[~mask].any()
+    mean, variance = found[mask].mean(-1), found[mask].var(-1, correction=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        variance, torch.ones_like(variance), rtol=1e-4, atol=0
+    )  # but for the 1e-5 under the root
+    changed = z.clone()
+    changed[0] += 1
+    torch.testing.assert_close(UnitVectors(D, groups)(changed, mask)[1:], found.flatten(-2)[1:], rtol=0, atol=0)
+
+
+def test_normalised_in_float32_under_autocast() -> None:
+    z = torch.randn(2, 7, D, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert UnitVectors(D)(z, torch.ones(2, 7, dtype=torch.bool)).dtype == torch.float32

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from wavevq import enroll as enrolling
 from wavevq import voices
 from wavevq.audio import read
 from wavevq.cli import main
-from wavevq.enroll import Piece, batch_of, bits, cut, one_speaker, shares, speaking
+from wavevq.decoders import WaveNetDecoder
+from wavevq.enroll import Piece, batch_of, bits, cut, fit, one_speaker, shares, speaking
 from wavevq.generate import drawn_speakers
 from wavevq.run import Run, load_run
 from wavevq.train.state import AVERAGE
@@ -94,7 +98,7 @@ def test_the_new_voice_is_heard_better_than_any_known_one(place: Path, run: Run)
     assert f"{told['bits_per_sample_after']:.4f} as eve" in said
     pieces = cut(run, [read(path) for path in sorted((place / "new").rglob("*.wav"))])
     decoder = one_speaker(run.model.decoder)
-    table = run.model.decoder.speaker.weight.detach()
+    table = [run.model.decoder.voice(label) for label in range(3)]
     found = [bits(speaking(decoder, row), pieces, 4, run.model.hop) for row in table]
     each = dict(zip(run.speakers, found, strict=True))
     assert each["eve"] < min(each["ann"], each["bob"]) - 0.1
@@ -130,8 +134,11 @@ def test_nothing_else_of_the_run_changes(place: Path, run: Run) -> None:
         assert (place / "run" / one).read_bytes() == (place / "plain" / one).read_bytes(), one
     before = plain.model.state_dict()
     for name, value in run.model.state_dict().items():
-        rows = 2 if name == "decoder.speaker.weight" else None
-        assert torch.equal(value[:rows] if rows else value, before[name]), name
+        if name == "decoder.added":
+            assert not value[:2].any()
+        else:
+            rows = 2 if name == "decoder.speaker.weight" else None
+            assert torch.equal(value[:rows] if rows else value, before[name]), name
     assert run.model.state_dict()["decoder.speaker.weight"].shape[0] == 3
     source = read(place / "corpus" / "ann" / "ann_0.wav")
     assert np.array_equal(run.convert(source, "bob"), plain.convert(source, "bob"))
@@ -160,6 +167,69 @@ def test_the_run_in_memory_is_left_as_it_was(place: Path, tmp_path: Path) -> Non
     assert not torch.equal(results[0], results[2])
     assert all(torch.equal(value, before[name]) for name, value in trained.model.state_dict().items())
     assert all(p.requires_grad for p in trained.model.parameters())
+
+
+# --- the fit ------------------------------------------------------------------------------------------------
+
+
+def alone(run: Run, label: int) -> Run:
+    """The run as if it knew that speaker only."""
+    model = copy.deepcopy(run.model)
+    model.decoder.speaker = torch.nn.Embedding(1, 8, _weight=run.model.decoder.speaker.weight.detach()[[label]])
+    return replace(run, model=model, speakers=run.speakers[label : label + 1], enrolled=())
+
+
+def test_a_known_speaker_is_found_again(place: Path) -> None:
+    """Of a run that forgot bob, by bob's clips: soon most of the way to the voice that the training gave him."""
+    run = load_run(place / "plain", "cpu")
+    pieces = cut(run, [read(path) for path in sorted((place / "corpus" / "bob").glob("*.wav"))])
+    found = fit(alone(run, 0), pieces, Console(quiet=True), 80, 0.03, 0)
+    decoder = one_speaker(run.model.decoder)
+    own = bits(speaking(decoder, run.model.decoder.voice(1)), shares(pieces, 0)[2], 4, run.model.hop)
+    assert (found.nearest, found.start) == ("ann", "ann")
+    assert found.before > own + 0.2
+    assert found.after < own + (found.before - own) / 4
+
+
+def test_the_best_is_kept_and_told_not_the_last(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the clips that stop it are heard ever worse after six steps, those that it is fitted on better."""
+    monkeypatch.setattr(enrolling, "CHECK_EVERY", 1)
+    monkeypatch.setattr(enrolling, "PATIENCE", 100)
+    run = load_run(place / "plain", "cpu")
+    pieces = cut(run, [read(path) for path in sorted((place / "new").rglob("*.wav"))])
+    _, stopping, told = shares(pieces, 0)
+    seen: list[float] = []
+
+    def watched(decoder: WaveNetDecoder, some: Sequence[Piece], size: int, hop: int) -> float:
+        found = bits(decoder, some, size, hop)
+        if some == stopping:
+            found += max(0, len(seen) - 6)
+            seen.append(found)
+        return found
+
+    monkeypatch.setattr(enrolling, "bits", watched)
+    found = fit(run, pieces, Console(quiet=True), 12, 0.03, 0)
+    assert len(seen) == 13  # the start, and each step
+    assert found.steps == int(np.argmin(seen)) == 6
+    decoder = speaking(one_speaker(run.model.decoder), found.embedding)
+    # Float32 sums of the same batches: the same numbers.
+    assert found.after == bits(decoder, told, 4, run.model.hop)
+    assert min(seen) == bits(decoder, stopping, 4, run.model.hop)
+
+
+def test_a_voice_that_is_added_speaks_as_the_row_that_it_was_taken_from(place: Path) -> None:
+    decoder = load_run(place / "plain", "cpu").model.decoder
+    voices_before = [decoder.voice(label) for label in (0, 1)]
+    decoder.add_speakers([voices_before[1]])
+    decoder.add_speakers([voices_before[0]])
+    z, frames = torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(4, 3, dtype=torch.bool)
+    with torch.no_grad():
+        gates = decoder.conditioning(z[:1].expand(4, -1, -1), torch.arange(4), frames)
+    # Float32 sums of 16 terms in another order.
+    torch.testing.assert_close(gates[2:], gates[[1, 0]], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(gates[0], gates[1], atol=1e-2)
+    for label, same in ((0, 0), (1, 1), (2, 1), (3, 0)):
+        torch.testing.assert_close(decoder.voice(label), voices_before[same])
 
 
 # --- the shares ---------------------------------------------------------------------------------------------
@@ -232,7 +302,7 @@ def test_too_little_audio(place: Path, tmp_path: Path, make_audio: Callable[...,
 
 def damage(path: Path, how: str) -> None:
     voice = voices.load(path)
-    told = {"format": "1", "weights": voice.weights, "about": json.dumps(dict(voice.about))}
+    told = {"format": "2", "weights": voice.weights, "about": json.dumps(dict(voice.about))}
     if how == "cut":
         path.write_bytes(path.read_bytes()[:40])
     elif how == "empty":
@@ -252,8 +322,8 @@ def damage(path: Path, how: str) -> None:
     [
         ("cut", "not a speaker's embedding ("),
         ("empty", "not a speaker's embedding ("),
-        ("foreign", "not a speaker's embedding of format 1"),
-        ("wide", "its embedding is torch.float32 [9], the model's are torch.float32 [8]"),
+        ("foreign", "not a speaker's embedding of format 2"),
+        ("wide", "its embedding is torch.float32 [9], the model's are torch.float32 [5, 16]"),
         ("nameless", "not a speaker's embedding ("),
         ("stale", "was fitted to other weights than the run has now; delete it or enroll again"),
     ],

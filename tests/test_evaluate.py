@@ -318,9 +318,10 @@ def test_rate_and_distortion_add_up(subject: Subject) -> None:
 
 
 def test_without_a_prior_its_figures_say_so(subject: Subject) -> None:
-    found = figures(replace(subject, prior=None))
+    before, found = figures(subject), figures(replace(subject, prior=None))
     assert {figure.note for figure in found.values() if figure.value is None} == {"the run has no prior"}
-    assert found["total, uniform prior"].value == figures(subject)["total, uniform prior"].value
+    for name in ("total, uniform prior", "a code, by frequency"):  # which need none
+        assert found[name] == before[name]
     assert "gap, learned prior, mean" not in found
 
 
@@ -328,3 +329,10 @@ def test_more_sequences_than_may_be_tried_make_the_signals_shorter(subject: Subj
     plan = subject.plan.model_copy(update={"enumerated": 40, "enumerated_clips": 1})
     found = figures(replace(subject, plan=plan))
     assert (found["enumerated sequences"].value, found["enumerated signals"].value) == (40, 2)
+
+
+def test_fewer_sequences_than_one_code_has_are_not_summed(subject: Subject) -> None:
+    found = figures(replace(subject, plan=subject.plan.model_copy(update={"enumerated": 39})))
+    told = found["enumerated sequences"]
+    assert (told.value, told.note) == (None, "evaluation.enumerated allows 39, and one code has 40")
+    assert not [name for name in found if "gap, uniform" in name or "sum over" in name]

@@ -118,7 +118,7 @@ def test_every_sequence_stands_at_its_number() -> None:
 
 @pytest.mark.parametrize(
     ("size", "budget", "frames"),
-    [(128, 20_000, 2), (512, 20_000, 1), (2, 8, 3), (2, 7, 2), (512, 1, 1), (141, 20_000, 2)],
+    [(128, 20_000, 2), (512, 20_000, 1), (2, 8, 3), (2, 7, 2), (512, 512, 1), (512, 511, 0), (141, 20_000, 2)],
 )
 def test_the_longest_that_can_be_enumerated(size: int, budget: int, frames: int) -> None:
     assert longest(size, budget) == frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +78,23 @@ def test_mfcc_of_hums_give_their_pitch_away() -> None:
     ]
     score = leakage.from_audio(clips[:12], speakers[:12], clips[12:], speakers[12:], 8000)
     assert (score.value, score.chance) == (1.0, 0.5)
+
+
+def test_clips_are_heard_one_at_a_time() -> None:
+    """However many there are: whoever asks for a third must have let go of the first."""
+    speakers = ["low" if i % 2 else "high" for i in range(12)]
+    heard: list[weakref.ref[np.ndarray]] = []
+
+    def clips() -> Iterator[np.ndarray]:
+        for name in speakers:
+            assert sum(one() is not None for one in heard) < 2
+            hum = np.sin(2 * np.pi * (200 if name == "low" else 900) * np.arange(2000) / 8000)
+            clip = (0.1 * hum).astype("f4")
+            heard.append(weakref.ref(clip))
+            yield clip
+
+    assert leakage.from_audio(clips(), speakers, clips(), speakers, 8000).value == 1.0
+    assert len(heard) == 24
 
 
 def test_clips_of_one_codes_length_have_no_pairs() -> None:

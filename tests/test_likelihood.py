@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,44 @@ def test_without_codes_the_latents_are_exchanged_and_the_rate_counts(kind: str) 
     deaf = model(kind)
     deaf.decoder.widen.weight.data.zero_()
     assert any("ignores its latents" in line for line in warnings(found(deaf, held)))
+
+
+def only(held: Store, split: str, count: int) -> Store:
+    """Of that split the first ``count`` clips of each speaker, of the others all."""
+    seen: Counter[str] = Counter()
+    clips = []
+    for clip in held.clips:
+        seen[clip.speaker] += clip.split == split
+        if clip.split != split or seen[clip.speaker] <= count:
+            clips.append(clip)
+    return replace(held, clips=tuple(clips))
+
+
+def test_speakers_of_one_clip_each_take_the_codes_of_their_first_training_clip() -> None:
+    vae, held = model(), only(store(), "val", 1)
+    clips = held.split("val")
+    assert [clip.speaker for clip in clips] == list(SPEAKERS)
+    codes = encode_all(vae, whole_clips(held, "val", 1, HOP))
+    training = encode_all(vae, whole_clips(held, "train", 1, HOP))
+    donors = {clip.speaker: training[i] for i, clip in enumerate(held.split("train")) if clip.name.endswith("_0")}
+    more = 0.0
+    for i, clip in enumerate(clips):
+        other = fitted(donors[clip.speaker], len(codes[i]))
+        more += nll(vae, held, clip, other, i) - nll(vae, held, clip, codes[i], i)
+    # As above: float32 sums in batches of other shapes.
+    assert found(vae, held).shuffled_gap == pytest.approx(more / sum(clip.length for clip in clips), abs=1e-4)
+
+
+def test_where_nobody_has_a_second_clip_there_is_no_shuffled_gap() -> None:
+    """Of the training split no other clips are taken: they would be those that are measured."""
+    vae, held = model(), store()
+    result = found(vae, only(held, "train", 1), "train")
+    assert result.shuffled_gap is None
+    assert result.clips == len(SPEAKERS)
+    # One speaker with two is enough, and it is of that one's clips alone.
+    mixed = replace(held, clips=tuple(c for c in held.clips if c.speaker == "bob" or c.name.endswith("_0")))
+    pair = replace(held, clips=tuple(c for c in held.clips if c.speaker == "bob"))
+    assert found(vae, mixed, "train").shuffled_gap == pytest.approx(found(vae, pair, "train").shuffled_gap, abs=1e-4)
 
 
 def test_the_marginal_entropy_of_a_known_histogram() -> None:

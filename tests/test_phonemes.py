@@ -158,6 +158,25 @@ def test_frames_without_a_phone_do_not_count() -> None:
     assert measure(short[0], short[1], len(CLASSES), HOP, 0).frames == 60 * 30
 
 
+def test_unknown_speech_is_neither_learned_nor_counted() -> None:
+    """Of codes that are the phones, but where the aligner gave up: there they are drawn, and nothing is lost."""
+    parts = []
+    for seed in (0, 1):
+        clean = spoken(drawn(seed))
+        gone = np.random.default_rng(seed + 5).random((60, 60)) < 0.3
+        phones = [
+            [(a, b, "spn" if lost else symbol) for (a, b, symbol), lost in zip(clip, row, strict=True)]
+            for clip, row in zip(clean.phones, gone, strict=True)
+        ]
+        codes = [np.where(row, other, own) for row, other, own in zip(gone, drawn(seed + 7), clean.codes, strict=True)]
+        parts.append((Spoken(codes, phones, clean.names), int((~gone).sum())))
+    (training, _), (held, frames) = parts
+    found = measure(training, held, len(CLASSES), HOP, 0)
+    # Around a frame stand codes of any kind, so what sees them too may err now and then.
+    assert (found.accuracy, found.speech, found.frames) == (1.0, 1.0, frames)
+    assert found.in_context > 0.99
+
+
 def test_measuring_twice_gives_the_same() -> None:
     parts = [spoken(drawn(seed), drawn(seed + 2)) for seed in (0, 1)]
     assert measure(*parts, len(CLASSES), HOP, 0) == measure(*parts, len(CLASSES), HOP, 0)

@@ -17,7 +17,7 @@ import wavevq
 from wavevq.data import synthetic
 from wavevq.data.espeak import PAUSE
 from wavevq.data.sentences import make_sentences
-from wavevq.data.synthetic import VOICES, synthesize
+from wavevq.data.synthetic import VOICES, pronounced, synthesize
 from wavevq.errors import WavevqError
 
 pytest.importorskip("espeakng_loader", reason='needs pip install "wavevq[synthetic]"')
@@ -130,6 +130,14 @@ def test_sentences_are_different_short_and_rich() -> None:
     assert len(words) > 500
 
 
+def test_texts_are_pronounced_as_the_corpus_says_them() -> None:
+    seven, both, nothing = pronounced(["seven", "SEVEN, two!", ""])
+    assert seven == ("s", "ɛ", "v", "ə", "n")
+    assert both == (*seven, "t", "uː")
+    assert nothing == ()
+    assert pronounced([]) == []
+
+
 def test_espeak_missing_is_one_line_that_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(WavevqError, match=r'pip install "wavevq\[synthetic\]"') as error:
@@ -152,8 +160,8 @@ def test_counts_out_of_range_are_errors(tmp_path: Path, voices: int, sentences: 
 def test_a_failing_voice_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = synthetic._run
 
-    def spoilt(jobs: list[dict[str, object]], advance: Callable[[], None]) -> None:
-        run([jobs[0], {**jobs[1], "voice": "xx/none"}], advance)
+    def spoilt(jobs: list[dict[str, object]], heard: Callable[[str], object]) -> None:
+        run([jobs[0], {**jobs[1], "voice": "xx/none"}], heard)
 
     monkeypatch.setattr(synthetic, "_run", spoilt)
     with pytest.raises(WavevqError, match="voice xx/none: espeak-ng has no voice xx/none"):

@@ -67,6 +67,8 @@ def workplace(folder: Path, make_audio: Callable[..., Path], kind: str = "ema") 
             make_audio(folder / "corpus" / speaker / f"{speaker}_{i}.wav", seconds=0.05 + 0.02 * i, pitch=pitch)
     tree = json.loads(json.dumps(RECIPE))
     tree["model"]["bottleneck"]["kind"] = kind
+    if kind == "vq":  # the one of each choice of a training here, the other there
+        tree["train"]["optimizer"], tree["model"]["encoder"]["norm"] = "muon", "layer"
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
     return folder
 

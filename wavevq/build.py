@@ -29,7 +29,7 @@ from wavevq.joint import JointVqVae
 from wavevq.nn import distributions
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
-from wavevq.nn.encoders import SpectralEncoder, StridedEncoder
+from wavevq.nn.encoders import SpectralEncoder, Standardise, StridedEncoder, UnitVectors
 from wavevq.nn.images import CodesEncoder, ImageEncoder, ImageUpsampler
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
@@ -188,10 +188,12 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None, values: Values = PIX
     """rate in Hz, of speech; values: of images or codes."""
     match e:
         case r.WaveformEncoder():
-            return StridedEncoder(1, e.strides, e.window, e.channels, e.residual_blocks, dim, scale=1 / LEVEL_RMS)
+            shape = e.strides, e.window, e.channels, e.residual_blocks, dim
+            return StridedEncoder(1, *shape, scale=1 / LEVEL_RMS, norm=build_norm(e, dim))
         case r.SpectralEncoder():
             assert rate is not None, "the recipe's grammar sees to it"
-            strided = StridedEncoder(e.bands, e.strides, e.window, e.channels, e.residual_blocks, dim)
+            shape = e.strides, e.window, e.channels, e.residual_blocks, dim
+            strided = StridedEncoder(e.bands, *shape, norm=build_norm(e, dim))
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
         case r.ImageEncoder():
             return build_grid_encoder(e, values.groups, dim)
@@ -200,8 +202,15 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None, values: Values = PIX
             return CodesEncoder(values.classes, values.groups, e.embedding, network)
 
 
+def build_norm(
+    e: r.WaveformEncoder | r.SpectralEncoder | r.GridEncoder, dim: int, groups: int = 1
+) -> Standardise | UnitVectors:
+    return UnitVectors(dim, groups) if e.norm == "layer" else Standardise(groups * dim)
+
+
 def build_grid_encoder(e: r.GridEncoder, channels: int, dim: int) -> ImageEncoder:
-    return ImageEncoder(channels, e.strides, e.window, e.channels, e.residual_blocks, e.residual, e.groups, dim)
+    widths = e.channels, e.residual_blocks, e.residual, e.groups, dim
+    return ImageEncoder(channels, e.strides, e.window, *widths, build_norm(e, dim, e.groups))
 
 
 def values_a_latent(e: r.Encoder, values: Values = PIXEL) -> float:

@@ -70,11 +70,30 @@ class WaveNetDecoder(Decoder):
         self.widen = nn.Conv1d(dim, context, 1)
         self.context = nn.ModuleList(ResidualBlock(context) for _ in range(context_layers))
         self.speaker = nn.Embedding(speakers, speaker_dim)
+        # What speakers who came later add to the gate inputs, float [speakers, L, 2W]; zeros of those of the training.
+        self.register_buffer("added", None)
+        self.added: Tensor | None
 
-    def add_speakers(self, embeddings: Sequence[Tensor]) -> None:
-        """More speakers, float ``[S]`` each, whose labels follow those that there are; their rows stay as they are."""
-        rows = torch.stack([*self.speaker.weight.detach(), *embeddings])
-        self.speaker = nn.Embedding(len(rows), self.speaker.embedding_dim, _weight=rows)
+    @torch.no_grad()
+    def voice(self, label: int) -> Tensor:
+        """What a speaker adds to every layer's gate inputs, the same in all frames: float ``[L, 2W]``."""
+        embedding = self.speaker.weight[label]
+        own = (self.wavenet.condition.weight[:, -len(embedding) :] @ embedding).view(-1, 2 * self.wavenet.gate)
+        return own if self.added is None else own + self.added[label]
+
+    @torch.no_grad()
+    def add_speakers(self, voices: Sequence[Tensor]) -> None:
+        """More speakers, by their ``voice`` each, whose labels follow those that there are; these stay as they are.
+
+        Their rows of the embedding's table are zeros: what was learned with the table reaches few directions of the
+        gates, one a speaker of the training.
+        """
+        if voices:
+            table, shape = self.speaker.weight, (len(self.wavenet.dilations), 2 * self.wavenet.gate)
+            added = table.new_zeros(len(table), *shape) if self.added is None else self.added
+            self.added = torch.cat([added, torch.stack([*voices]).to(table)])
+            rows = torch.cat([table, table.new_zeros(len(voices), table.shape[1])])
+            self.speaker = nn.Embedding(len(rows), rows.shape[1], _weight=rows)
 
     def conditioning(self, z: Tensor, label: Tensor, frames: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]``. z: ``[B, F, D]``, label: int64 ``[B]``, frames: bool ``[B, F]``, the valid."""
@@ -91,7 +110,8 @@ class WaveNetDecoder(Decoder):
     def _gates(self, hidden: Tensor, label: Tensor) -> Tensor:
         """Gate inputs ``[B, F, L, 2W]`` of the context network's output ``[B, F, C]`` and labels int64 ``[B]``."""
         speaker = self.speaker(label)[:, None].expand(-1, hidden.shape[1], -1)
-        return self.wavenet.conditioning(torch.cat([hidden, speaker.to(hidden.dtype)], dim=-1))
+        gates = self.wavenet.conditioning(torch.cat([hidden, speaker.to(hidden.dtype)], dim=-1))
+        return gates if self.added is None else gates + self.added[label][:, None]
 
     def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Nats ``[B]``, float32, summed over valid samples.

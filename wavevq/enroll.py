@@ -1,7 +1,9 @@
 """A speaker that the model has never heard: an embedding fitted to some audio, everything else frozen.
 
 The codes of the clips are those of the trained encoder, and the embedding is what makes the decoder find the clips
-likeliest, given them. It starts where a known speaker, or the mean of all, already does best.
+likeliest, given them. It is what a speaker adds to the gates of every layer (the global conditioning of Van den Oord et
+al. 2016, section 2.5), which the table of the known speakers gives by its rows: fitting another row would reach no
+further than the directions of those few. It starts where a known speaker, or the mean of all, already does best.
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ def enroll(
 ) -> Voice:
     """Fit a speaker to recordings and keep the embedding beside the run, for ``load_run`` to find.
 
-    run: loaded without its enrolled speakers; nothing in it changes. steps: at most so many. rate: of Adam. Raises
-    WavevqError for a name that cannot be or is taken, and for too little audio.
+    run: loaded without its enrolled speakers; nothing in it changes. steps: at most so many, over which Adam's rate
+    falls from ``rate`` to 0. Raises WavevqError for a name that cannot be or is taken, and for too little audio.
     """
     path = voices.place(run.folder, name, run.speakers, replace)
     pieces = cut(run, recordings)
@@ -148,10 +150,11 @@ def shares(pieces: Sequence[Piece], seed: int) -> tuple[list[Piece], list[Piece]
 
 def fit(run: Run, pieces: Sequence[Piece], console: Console, steps: int, rate: float, seed: int) -> Fit:
     """The embedding of the likeliest voice, a function of the pieces and the seed."""
-    known = of_speech(run.model.decoder).speaker.weight.detach()
+    heard = of_speech(run.model.decoder)
+    known = torch.stack([heard.voice(label) for label in range(len(run.speakers))])
     fitted, stopping, told = shares(pieces, seed)
     size = run.recipe.train.batch
-    decoder = one_speaker(of_speech(run.model.decoder))
+    decoder = one_speaker(heard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[says]}")
     with Progress(*columns, said, console=console, disable=not console.is_terminal) as progress:
@@ -167,20 +170,25 @@ def fit(run: Run, pieces: Sequence[Piece], console: Console, steps: int, rate: f
         before = bits(speaking(decoder, known[nearest]), told, size, run.model.hop)
 
         speaking(decoder, known.mean(0) if start == len(known) else known[start])
-        best, kept, seen = bits(decoder, stopping, size, run.model.hop), decoder.speaker.weight.detach().clone(), 0
-        optimizer = torch.optim.Adam([decoder.speaker.weight], lr=rate)
+        voice = decoder.get_buffer("added")
+        with mixed(run):
+            best, kept, seen = bits(decoder, stopping, size, run.model.hop), voice.detach().clone(), 0
+        optimizer = torch.optim.Adam([voice], lr=rate)
         task = progress.add_task("fitting", total=steps, says=f"{best:.3f} bits/sample")
         for step in range(1, steps + 1):
-            loss = nats(decoder, batch_of(fitted, step - 1, size, seed), run.model.hop)
+            optimizer.param_groups[0]["lr"] = rate * (1 - (step - 1) / steps)
+            with mixed(run):
+                loss = nats(decoder, batch_of(fitted, step - 1, size, seed), run.model.hop)
             torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
             progress.advance(task)
             if step % CHECK_EVERY == 0 or step == steps:
-                now = bits(decoder, stopping, size, run.model.hop)
+                with mixed(run):
+                    now = bits(decoder, stopping, size, run.model.hop)
                 progress.update(task, says=f"{now:.3f} bits/sample")
                 if now < best:
-                    best, kept, seen = now, decoder.speaker.weight.detach().clone(), step
+                    best, kept, seen = now, voice.detach().clone(), step
                 elif step - seen >= PATIENCE * CHECK_EVERY:
                     break
     after = bits(speaking(decoder, kept[0]), told, size, run.model.hop)
@@ -190,15 +198,22 @@ def fit(run: Run, pieces: Sequence[Piece], console: Console, steps: int, rate: f
 def one_speaker(decoder: WaveNetDecoder) -> WaveNetDecoder:
     """A copy that knows one speaker, whose embedding is all in it that learns."""
     alone = copy.deepcopy(decoder).requires_grad_(False)
-    alone.speaker = nn.Embedding(1, decoder.speaker.embedding_dim, device=decoder.speaker.weight.device)
+    alone.speaker = nn.Embedding(1, decoder.speaker.embedding_dim, _weight=torch.zeros_like(decoder.speaker.weight[:1]))
+    alone.speaker.requires_grad_(False)
+    alone.added = torch.zeros_like(decoder.voice(0))[None].requires_grad_()
     return alone
 
 
 @torch.no_grad()
 def speaking(decoder: WaveNetDecoder, embedding: Tensor) -> WaveNetDecoder:
-    """The decoder of ``one_speaker``, that speaker being ``embedding`` ``[S]``."""
-    decoder.speaker.weight.copy_(embedding[None])
+    """The decoder of ``one_speaker``, that speaker being ``embedding`` ``[L, 2W]``."""
+    decoder.get_buffer("added").copy_(embedding[None])
     return decoder
+
+
+def mixed(run: Run) -> torch.autocast:
+    """The precision of the training: gradients need no more, and come twice as fast."""
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.recipe.train.precision == "bf16-mixed")
 
 
 def ranked_on(pieces: Sequence[Piece], candidates: int, run: Run) -> list[Piece]:

@@ -26,7 +26,7 @@ from wavevq.data.image_store import ImageStore
 from wavevq.errors import WavevqError
 from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, Metric, NotMeasured, Plot, Sheet, Table
-from wavevq.evaluate.metrics import IMAGE_METRICS, METRICS
+from wavevq.evaluate.metrics import CODED_METRICS, IMAGE_METRICS, METRICS
 from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
@@ -103,7 +103,7 @@ def evaluate(
 
 def metrics_of(recipe: Recipe) -> Mapping[str, Metric]:
     """The metrics of its signal."""
-    return METRICS if recipe.data.signal == "speech" else IMAGE_METRICS
+    return {"speech": METRICS, "images": IMAGE_METRICS, "codes": CODED_METRICS}[recipe.data.signal]
 
 
 def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:

@@ -120,12 +120,13 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     batches = corpus.crops(recipe.train.crop, recipe.train.batch, recipe.seed)
     console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     module = build_model(recipe, len(corpus.labels))
+    turned = module.encoder if recipe.train.optimizer == "muon" else None
     known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed
     if isinstance(module, JointVqVae):
         validator = JointValidator(module, *known)
-        fit(fabric, module, batches, recipe.train, folder, validator, console, resume, apart=module.prior)
+        fit(fabric, module, batches, recipe.train, folder, validator, console, resume, module.prior, turned)
     else:
-        fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume)
+        fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume, turned=turned)
     alone(lambda: write_summary(folder))
 
 

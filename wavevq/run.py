@@ -346,7 +346,7 @@ def load_run(
     if enrolled:
         decoder = of_speech(model.decoder)
         made = fingerprint(newest_checkpoint(folder))
-        new = voices.fitting(folder, speakers, made, decoder.speaker.embedding_dim)
+        new = voices.fitting(folder, speakers, made, decoder.voice(0).shape)
         decoder.add_speakers([voice.embedding for voice in new])
     learned = model.prior if isinstance(model, JointVqVae) else load_prior(folder, recipe, len(speakers))
     prior = None

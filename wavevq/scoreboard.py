@@ -277,20 +277,25 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], path: Path) -> Path:
-    """A new file of the table, or a file that is there with the table between its marks replaced.
+    """A new file of the table, or a file that is there with the table between its marks replaced."""
+    return put(markdown(rows), path, BEGIN, END)
+
+
+def put(block: str, path: Path, begin: str, end: str) -> Path:
+    """A new file of a block, or a file that is there with the block in place of what its marks enclose, and of them.
 
     Raises WavevqError for one that has no marks.
     """
-    text = f"{BEGIN}{END}\n"
+    text = f"{begin}{end}\n"
     if path.is_file():
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise WavevqError(f"{path}: cannot be read ({error})") from None
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:  # without BEGIN there is no rest
-        raise WavevqError(f"{path}: is there already, and has no lines {BEGIN} and {END} to put the table between")
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:  # without the first mark there is no rest
+        raise WavevqError(f"{path}: is there already, and has no lines {begin} and {end} to put the table between")
     with replacing(path) as unfinished:
-        unfinished.write_text(f"{before}{markdown(rows)}{after}", encoding="utf-8")
+        unfinished.write_text(f"{before}{block}{after}", encoding="utf-8")
     return path

@@ -22,13 +22,13 @@ from wavevq.audio import make_folder, replacing
 from wavevq.errors import WavevqError
 
 FOLDER, SUFFIX = "speakers", ".safetensors"
-FORMAT = 1
+FORMAT = 2
 LONGEST_NAME = 64  # bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """An enrolled speaker. embedding: float32 ``[S]``. weights: fingerprint of those it was fitted to.
+    """An enrolled speaker. embedding: float32 ``[L, 2W]``, ``WaveNetDecoder.voice``. weights: those it was fitted to.
 
     about: where it comes from, as JSON holds it: clips, seconds, steps, bits a sample before and after.
     """
@@ -79,8 +79,8 @@ def enrolled(folder: Path) -> list[Voice]:
     return [load(path) for path in sorted((folder / FOLDER).glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
 
 
-def fitting(folder: Path, trained: Sequence[str], weights: str, width: int) -> list[Voice]:
-    """``enrolled``, of which each must fit a model of ``trained`` speakers, these weights and embeddings ``[width]``.
+def fitting(folder: Path, trained: Sequence[str], weights: str, shape: torch.Size) -> list[Voice]:
+    """``enrolled``, of which each must fit a model of ``trained`` speakers, these weights and embeddings of ``shape``.
 
     Raises WavevqError for the first that does not.
     """
@@ -91,7 +91,7 @@ def fitting(folder: Path, trained: Sequence[str], weights: str, width: int) -> l
             raise WavevqError(f"{path}: was fitted to other weights than the run has now; delete it or enroll again")
         if voice.name in trained:
             raise WavevqError(f"{path}: {voice.name} is a speaker that the run was trained on; delete it")
-        if voice.embedding.shape != (width,) or voice.embedding.dtype != torch.float32:
+        if voice.embedding.shape != shape or voice.embedding.dtype != torch.float32:
             there = f"{voice.embedding.dtype} {list(voice.embedding.shape)}"
-            raise WavevqError(f"{path}: its embedding is {there}, the model's are torch.float32 [{width}]")
+            raise WavevqError(f"{path}: its embedding is {there}, the model's are torch.float32 {list(shape)}")
     return voices

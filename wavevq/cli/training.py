@@ -61,8 +61,10 @@ def _named(run: str) -> Path:
 @click.command()
 @click.argument("name")
 @click.argument("clips", nargs=-1, required=True, metavar="CLIPS...")
-@click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="At most; may end earlier.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=0.03, show_default=True, help="Of Adam.")
+@click.option("--steps", type=click.IntRange(min=1), default=400, show_default=True, help="At most; may end earlier.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=0.01, show_default=True, help="Of Adam; falls to 0."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the shares held out and the order.")
 @click.option("--replace", is_flag=True, help="Replace a speaker who is enrolled already.")
 @options.run

@@ -73,7 +73,7 @@ class Espeak:
         encoded = text.encode()
         if self._lib.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, BY_CHARACTER, 0, UTF8, None, None):
             raise RuntimeError(f"espeak-ng cannot say {text!r}")
-        samples = np.concatenate(self._audio)
+        samples = np.concatenate([np.zeros(0, np.int16), *self._audio])
         return samples, _phones(self._events, len(samples))
 
     def _take(self, samples: Any, count: int, events: Any) -> int:
@@ -104,9 +104,17 @@ def _phones(events: list[tuple[int, str]], length: int) -> list[tuple[int, int, 
 
 
 def main() -> None:
-    """The job: {library, data, voice, seed, folder, names, sentences}; writes NAME.flac and NAME.phones.tsv."""
+    """The job: {library, data, voice, seed, folder, names, sentences}; writes NAME.flac and NAME.phones.tsv.
+
+    Without a folder nothing is written, and a sentence's line on standard output holds its phones.
+    """
     job = json.load(sys.stdin)
     espeak = Espeak(job["library"], job["data"], job["voice"])
+    if job["folder"] is None:
+        for position, text in enumerate(job["sentences"]):
+            _, phones = espeak.say(text, job["seed"] + position)
+            print(*(symbol for _, _, symbol in phones), flush=True)
+        return
     folder = Path(job["folder"])
     for position, (name, text) in enumerate(zip(job["names"], job["sentences"], strict=True)):
         samples, phones = espeak.say(text, job["seed"] + position)

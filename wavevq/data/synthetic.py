@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wavevq.data.espeak import PAUSE
 from wavevq.data.sentences import make_sentences
 from wavevq.errors import WavevqError
 
@@ -56,7 +57,7 @@ def synthesize(voices: int, sentences: int, seed: int, cache: Path) -> Path:
         raise WavevqError(f"data.voices: {voices} is not allowed: 1 to {len(VOICES)} voices")
     if sentences < 2:
         raise WavevqError(f"data.sentences: {sentences} is not allowed: at least 2, one of them held out")
-    engine = _find_engine()
+    engine = _find_engine("data.kind synthetic needs")
     names = VOICES[:voices]
     _verify(names, engine)
     texts = make_sentences(sentences, seed)
@@ -79,9 +80,21 @@ def synthesize(voices: int, sentences: int, seed: int, cache: Path) -> Path:
     return corpus
 
 
-def _find_engine() -> _Engine:
+def pronounced(texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """The phones of each text as espeak-ng says it in American English: IPA without stress marks and pauses.
+
+    Raises WavevqError without espeak-ng.
+    """
+    engine = _find_engine("phones of a text need")
+    lines: list[str] = []
+    job = {"library": str(engine.library), "data": str(engine.data), "voice": LANGUAGE, "seed": 0, "folder": None}
+    _run([{**job, "sentences": [*texts]}], lines.append)
+    return [tuple(symbol for symbol in line.split() if symbol != PAUSE) for line in lines]
+
+
+def _find_engine(what: str) -> _Engine:
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise WavevqError('data.kind synthetic needs espeak-ng: pip install "wavevq[synthetic]"')
+        raise WavevqError(f'{what} espeak-ng: pip install "wavevq[synthetic]"')
     import espeakng_loader
 
     return _Engine(Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path()))
@@ -124,15 +137,18 @@ def _make(folder: Path, engine: _Engine, names: tuple[str, ...], texts: list[str
                     "sentences": texts,
                 }
             )
-        _run(jobs, lambda: progress.advance(bar))
+        _run(jobs, lambda line: progress.advance(bar))
     held_out = max(1, round(len(texts) * HELD_OUT))
     _write(folder / "train.txt", [_utterance(name, number) for name in names for number in numbers[:-held_out]])
     _write(folder / "val.txt", [_utterance(name, number) for name in names for number in numbers[-held_out:]])
     _write(folder / "sentences.tsv", [f"{number}\t{text}" for number, text in zip(numbers, texts, strict=True)])
 
 
-def _run(jobs: list[dict[str, object]], advance: Callable[[], None]) -> None:
-    """Each job in a process of its own, AT_ONCE at a time; none is left behind when one fails or Ctrl-C comes."""
+def _run(jobs: list[dict[str, object]], heard: Callable[[str], object]) -> None:
+    """Each job in a process of its own, AT_ONCE at a time; none is left behind when one fails or Ctrl-C comes.
+
+    heard: told each line that a job writes, one a sentence.
+    """
     running: list[subprocess.Popen[str]] = []
     stopped = threading.Event()
 
@@ -158,8 +174,8 @@ def _run(jobs: list[dict[str, object]], advance: Callable[[], None]) -> None:
             with contextlib.suppress(BrokenPipeError):  # it died early: its exit code tells
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
-            for _ in process.stdout:
-                advance()
+            for line in process.stdout:
+                heard(line)
             complaint = process.stderr.read().strip().splitlines()
         if process.returncode:
             reason = complaint[-1] if complaint else f"exit code {process.returncode}"

@@ -50,6 +50,19 @@ def usage(codes: list[Tensor], size: int) -> Usage:
     return Usage(counts)
 
 
+def usage_figures(used: Usage) -> list[Figure]:
+    """What the metrics of codebooks tell first, of speech and of images."""
+    size = len(used.counts)
+    return [
+        Figure("codes", float(used.counts.sum()), "codes"),
+        Figure("used", used.used, "codes", f"of K = {size}"),
+        Figure("dead", size - used.used, "codes", "never used in this split"),
+        Figure("perplexity", used.perplexity, "codes"),
+        Figure("perplexity / K", used.share, "share"),
+        Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {np.log2(size):.3f}"),
+    ]
+
+
 def entropy_bits(counts: Tensor) -> float:
     """Entropy in bits of the frequencies behind ``counts`` ``[N]``."""
     share = counts.double() / counts.sum()
@@ -102,12 +115,7 @@ def metric(subject: Subject) -> Findings:
         for _ in range(SHUFFLES)
     ]
     figures = [
-        Figure("codes", float(used.counts.sum()), "codes"),
-        Figure("used", used.used, "codes", f"of K = {subject.size}"),
-        Figure("dead", subject.size - used.used, "codes", "never used in this split"),
-        Figure("perplexity", used.perplexity, "codes"),
-        Figure("perplexity / K", used.share, "share"),
-        Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {np.log2(subject.size):.3f}"),
+        *usage_figures(used),
         Figure("mean run", float(lengths.mean()), "codes", "the same code in a row"),
         Figure("mean run by chance", chance_run(used.counts, len(codes)), "codes", "were codes independent"),
         Figure("longest run", float(lengths.max()), "codes"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from wavevq.data.synthetic import pronounced
+from wavevq.errors import WavevqError
 from wavevq.evaluate import recognise
 from wavevq.evaluate.judges import spoken
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured
@@ -73,7 +75,10 @@ def phone_figures(subject: Subject) -> list[Figure]:
 
 
 def transcript_figures(subject: Subject, recogniser: Recogniser) -> list[Figure]:
-    """Word and character error rates against what the recogniser hears in the original."""
+    """Word, phone and character error rates against what the recogniser hears in the original.
+
+    Phones are those of the transcripts, as espeak-ng says them: a wrong word may sound nearly right.
+    """
 
     def transcripts(version: Version) -> list[str]:
         subject.say(f"recognising {len(subject.utterances)} clips: {version}")
@@ -86,13 +91,20 @@ def transcript_figures(subject: Subject, recogniser: Recogniser) -> list[Figure]
     heard |= {version: transcripts(version) for version in subject.possible(VERSIONS) if version != "original"}
     if len(said) > 1:
         heard["chance"] = said[1:] + said[:1]
+    kinds: dict[str, Callable[[str], Sequence[str]]] = {"word error rate": str.split, "character error rate": list}
+    lacking = []
+    try:
+        texts = sorted({*said, *(text for some in heard.values() for text in some)})
+        kinds["phone error rate"] = dict(zip(texts, pronounced(texts), strict=True)).__getitem__
+    except WavevqError as error:
+        lacking = [Figure("phone error rate", None, "share", str(error))]
     figures = []
-    for name, units in (("word error rate", str.split), ("character error rate", list)):
+    for name, units in kinds.items():
         for version, words in heard.items():
             rate = error_rate(said, words, units)
             why = "the recogniser hears no words in the originals" if rate is None else note(version)
             figures.append(Figure(f"{name}, {version}", rate, "share", why))
-    return figures
+    return figures + lacking
 
 
 def note(version: str) -> str:

@@ -74,8 +74,8 @@ def sequences(size: int, frames: int) -> Tensor:
 
 
 def longest(size: int, budget: int) -> int:
-    """The largest F for which K^F <= ``budget``, at least 1."""
-    frames = 1
+    """The largest F for which K^F <= ``budget``: 0 where there are more codes than that."""
+    frames = 0
     while size ** (frames + 1) <= budget:
         frames += 1
     return frames
@@ -144,20 +144,20 @@ def metric(subject: Subject) -> Findings:
         others=plan.speakers,
         seed=subject.seed,
     )
+    counts = rate.counts(subject.training_sequences, subject.size)
     rates = None
     if subject.prior is not None:
-        counts = rate.counts(subject.training_sequences, subject.size)
         rates = rate.measure(
             subject.prior, subject.sequences, counts, batch=64, others=plan.speakers, seed=subject.seed
         )
     summed, table = _summed(subject)
     return Findings(
-        (*_distortion(found), *_rate(subject, rates, found), *summed),
+        (*_distortion(found), *_rate(subject, rates, found, counts), *summed),
         "Bits of the mu-law classes of the levelled signal, given the speaker. Distortion + rate = total, an upper "
         "bound on -log2 p(x): it is the one term of p(x) = sum over z of p(x | z) p(z) that belongs to the encoder's "
         "codes. The sum is taken over all codes where that can be done: of the first codes of some clips, taken as "
         "signals of their own. The gap is what the single term misses.",
-        (table,),
+        table,
     )
 
 
@@ -172,7 +172,7 @@ def _distortion(found: likelihood.Likelihoods) -> list[Figure]:
     ]
 
 
-def _rate(subject: Subject, rates: rate.Rates | None, found: likelihood.Likelihoods) -> list[Figure]:
+def _rate(subject: Subject, rates: rate.Rates | None, found: likelihood.Likelihoods, counts: Tensor) -> list[Figure]:
     """Of the uniform prior and of the learned one."""
     codes = sum(map(len, subject.codes))
     each, a_second = codes / found.samples, codes / (found.samples / subject.rate)
@@ -190,7 +190,7 @@ def _rate(subject: Subject, rates: rate.Rates | None, found: likelihood.Likeliho
         Figure("total, uniform prior", found.bits + each * uniform, "bits/sample"),
         Figure("total, learned prior", times(each, learned, found.bits), "bits/sample", note),
         Figure("a code, uniform prior", uniform, "bits/code", f"log2 {subject.size}"),
-        Figure("a code, by frequency", rates.unigram if rates else None, "bits/code", "" if rates else NO_PRIOR),
+        Figure("a code, by frequency", rate.by_frequency(np.concatenate(subject.codes), counts), "bits/code"),
         Figure("a code, learned prior", learned, "bits/code", note),
         Figure("learned / uniform", times(1 / uniform, learned), "share", note),
         Figure(
@@ -212,9 +212,12 @@ def _rate(subject: Subject, rates: rate.Rates | None, found: likelihood.Likeliho
     ]
 
 
-def _summed(subject: Subject) -> tuple[list[Figure], Table]:
+def _summed(subject: Subject) -> tuple[list[Figure], tuple[Table, ...]]:
     """The encoder's term, the best one and the full sum, of the beginnings of some clips of each speaker."""
     frames = longest(subject.size, subject.plan.enumerated)
+    if not frames:
+        why = f"evaluation.enumerated allows {subject.plan.enumerated:,}, and one code has {subject.size:,}"
+        return [Figure("enumerated sequences", None, "sequences", why)], ()
     length = frames * subject.hop
     chosen = _beginnings(subject, length)
     priors = {"uniform": None, **({"learned": subject.prior} if subject.prior is not None else {})}
@@ -247,7 +250,7 @@ def _summed(subject: Subject) -> tuple[list[Figure], Table]:
         for name, one in zip(priors, some, strict=True)
     )
     headers = ("clip", "prior", "encoder's codes", "best codes", "sum", "gap, bits", "encoder's are the best")
-    return figures, Table(f"The first {frames} codes of clips: bits/sample, and the gap in bits", headers, rows)
+    return figures, (Table(f"The first {frames} codes of clips: bits/sample, and the gap in bits", headers, rows),)
 
 
 def _gaps(own: Sequence[Enumerated], name: str, length: int) -> list[Figure]:

@@ -14,6 +14,7 @@ import torch
 from wavevq.audio import SILENCE_RMS, Signal, level
 from wavevq.data.alignments import Phone
 from wavevq.data.store import Store, StoredClip
+from wavevq.evaluate.phones import is_unknown
 from wavevq.evaluate.probes import FRAME_SECONDS, PhoneProbe, SpeakerProbe, WordProbe
 from wavevq.nn.distributions import Classes
 
@@ -104,6 +105,10 @@ def levelled(clip: Signal) -> Signal:
 
 
 def spoken(clip: StoredClip, seconds: float) -> tuple[Phone, ...]:
-    """The phones in the first ``seconds`` of a clip that has them."""
+    """The phones in the first ``seconds`` of a clip that has them; what an aligner did not know is none."""
     assert clip.phones is not None
-    return tuple((start, min(end, seconds), symbol) for start, end, symbol in clip.phones if start < seconds)
+    return tuple(
+        (start, min(end, seconds), symbol)
+        for start, end, symbol in clip.phones
+        if start < seconds and not is_unknown(symbol)
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -43,13 +43,13 @@ def from_codes(codes: Codes, speakers: Sequence[str], held_codes: Codes, held_sp
 
 
 def from_audio(
-    clips: Sequence[Clip],
+    clips: Iterable[Clip],
     speakers: Sequence[str],
-    held_clips: Sequence[Clip],
+    held_clips: Iterable[Clip],
     held_speakers: Sequence[str],
     rate: int,
 ) -> Score:
-    """The same by mean and deviation of the MFCC of levelled audio at ``rate`` Hz."""
+    """The same by mean and deviation of the MFCC of levelled audio at ``rate`` Hz; one clip is held at a time."""
     guesses = SpeakerProbe.fit(clips, speakers, rate).judge(held_clips)
     return _score("speaker told by MFCC", guesses, speakers, held_speakers)
 
@@ -81,9 +81,9 @@ def metric(subject: Subject) -> Findings:
     held = [clip.speaker for clip in subject.clips]
     codes = from_codes([subject.training_codes[i] for i in places], speakers, subject.codes, held)
     audio = from_audio(
-        [subject.store.audio(clips[i]) for i in places],
+        (subject.store.audio(clips[i]) for i in places),
         speakers,
-        [subject.store.audio(clip) for clip in subject.clips],
+        map(subject.store.audio, subject.clips),
         held,
         subject.rate,
     )

@@ -38,3 +38,10 @@ IMAGE_METRICS: dict[str, Metric] = {
     "image_reconstruction": Metric("Reconstruction", pictures.reconstruction),
     "image_samples": Metric("Samples of the prior", pictures.samples),
 }
+
+# Of the codes of images: in bits of each of these codes, and in bits of their pixels.
+CODED_METRICS: dict[str, Metric] = {
+    "bits_per_code": Metric("Bits/code", pictures.bits),
+    **IMAGE_METRICS,
+    "bits_per_dim": Metric("Bits/dim through all levels", pictures.through_levels),
+}

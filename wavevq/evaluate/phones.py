@@ -79,16 +79,21 @@ def class_of(symbol: str, where: str) -> int:
     """
     if symbol in _NUMBERS:
         return _NUMBERS[symbol]
+    if is_unknown(symbol):
+        return NOWHERE
     spelled = symbol.upper()
     name = ARPABET.get(spelled, spelled.rstrip("012"))
-    if name == UNKNOWN_SPEECH:
-        return NOWHERE
     if name not in CLASSES:
         raise NotMeasured(
             f"not measured: {where}: the phone {symbol!r} is in none of the {len(CLASSES)} classes: allowed are "
             "ARPAbet, with or without stress digits, and espeak-ng's IPA of English"
         )
     return CLASSES.index(name)
+
+
+def is_unknown(symbol: str) -> bool:
+    """Whether that is speech of no known class."""
+    return symbol.upper() == UNKNOWN_SPEECH
 
 
 def phone_at(phones: Sequence[Phone], seconds: NDArray[np.floating]) -> NDArray[np.int64]:

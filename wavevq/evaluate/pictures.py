@@ -18,7 +18,7 @@ from wavevq.data.corpora import Split
 from wavevq.data.image_store import ImageStore
 from wavevq.data.images import Picture
 from wavevq.evaluate import likelihood, rate
-from wavevq.evaluate.codebook import entropy_bits, usage
+from wavevq.evaluate.codebook import usage, usage_figures
 from wavevq.evaluate.likelihood import Likelihoods
 from wavevq.evaluate.metric import Figure, Findings, NotMeasured, Plot, Sheet
 from wavevq.evaluate.report import usage_figure
@@ -108,11 +108,15 @@ class ImageSubject:
         """Of their codes; None without a prior."""
         if self.prior is None:
             return None
-        counts = rate.counts(self.encoded("train"), self.size)
         plan = self.plan
         return rate.measure(
-            self.prior, self.codes, counts, batch=plan.batch, others=plan.speakers, seed=self.seed
+            self.prior, self.codes, self.counts, batch=plan.batch, others=plan.speakers, seed=self.seed
         )  # fmt: skip
+
+    @cached_property
+    def counts(self) -> torch.Tensor:
+        """How often each code occurs in the training images, int64 ``[K]``."""
+        return rate.counts(self.encoded("train"), self.size)
 
     @cached_property
     def given(self) -> float:
@@ -145,10 +149,11 @@ class ImageSubject:
 
 
 def bits(subject: ImageSubject) -> Findings:
-    """The metric ``bits_per_dim``: of another model's codes in bits a code of them, and then through both models."""
+    """The metric ``bits_per_dim``; of another model's codes ``bits_per_code``."""
     found, unit = subject.found, f"bits/{subject.model.decoder.unit}"
     codes = sum(one.size for one in subject.codes.sequences) / found.samples
     even = codes * math.log2(subject.size)
+    alike = rate.by_frequency(np.concatenate([one.ravel() for one in subject.codes.sequences]), subject.counts)
     alone = "" if found.shuffled_gap is not None else "no class has a second image"
     blind = "" if found.wrong_speaker_gap is not None else "the decoder does not look at classes"
     figures = [
@@ -158,30 +163,23 @@ def bits(subject: ImageSubject) -> Findings:
         Figure("wrong-class gap", found.wrong_speaker_gap, unit, blind),
         Figure("rate, uniform prior", even, unit, f"{codes:.4g} codes/{subject.model.decoder.unit} of log2 K"),
         Figure("total, uniform prior", found.bits + even, unit),
+        Figure("rate, codes by frequency", codes * alike, unit, "each code by itself"),
     ]
     if (rates := subject.rates) is not None:
         figures += [
-            Figure("rate, codes by frequency", codes * rates.unigram, unit, "each code by itself"),
             Figure("rate, learned prior", codes * rates.bits, unit, f"{rates.bits:.4g} bits/code"),
             Figure("total, learned prior", found.bits + codes * rates.bits, unit),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
         ]
-    text = (
-        "Bits per 8-bit value of a colour, of all images of the split. Distortion + rate = total, an upper bound on "
-        "-log2 p(x)."
+    each = "8-bit value of a colour" if subject.below is None else "code of the model below"
+    return Findings(
+        tuple(figures),
+        f"Bits per {each}, of all images of the split. Distortion + rate = total, an upper bound on -log2 p(x).",
     )
-    if subject.below is not None:
-        figures += totals(subject)
-        text = (
-            "Bits per code of the model below, of all images of the split; and per 8-bit value of a colour, through as "
-            "many levels as are named: the rate of the uppermost codes and the distortions of all levels, an upper "
-            "bound on -log2 p(x)."
-        )
-    return Findings(tuple(figures), text)
 
 
-def totals(subject: ImageSubject) -> list[Figure]:
-    """The bound through each level of models, in bits/dim of the images."""
+def through_levels(subject: ImageSubject) -> Findings:
+    """The metric ``bits_per_dim`` of a model of another's codes: the bound on pixels, through each level of models."""
     dims = subject.levels[0].found.samples / subject.levels[0].found.clips
     figures = []
     for number, level in enumerate(subject.levels, 1):
@@ -192,25 +190,22 @@ def totals(subject: ImageSubject) -> list[Figure]:
         if (rates := level.rates) is not None:
             learned, note = codes * rates.bits, f"{codes} codes of {rates.bits:.4g} bits an image"
             figures.append(Figure(f"total {through}, learned prior", (level.given + learned) / dims, "bits/dim", note))
-    return figures
+    return Findings(
+        tuple(figures),
+        "Bits per 8-bit value of a colour, of all images of the split, through as many levels of models as are named: "
+        "the rate of the uppermost's codes and the distortions of all, an upper bound on -log2 p(x).",
+    )
 
 
 def codebook(subject: ImageSubject) -> Findings:
     """The metric ``image_codebook``."""
     every = [torch.from_numpy(one) for one in subject.codes.sequences]
     used = usage(every, subject.size)
-    figures = [
-        Figure("codes", float(used.counts.sum()), "codes"),
-        Figure("used", used.used, "codes", f"of K = {subject.size}"),
-        Figure("perplexity", used.perplexity, "codes"),
-        Figure("perplexity / K", used.share, "share"),
-        Figure("entropy", entropy_bits(used.counts), "bits/code", f"log2 K is {math.log2(subject.size):.3f}"),
-    ]
     first = subject.places[:LOOKED_AT]
     maps = np.stack([map_over(subject, i) for i in first])
     paper = pixels.sheet(np.concatenate([subject.originals[: len(first)], maps]), len(first))
     return Findings(
-        tuple(figures),
+        tuple(usage_figures(used)),
         "All codes of the split.",
         (
             Plot(usage_figure(used.counts.numpy(), ""), "Use of the codebook"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Self, cast
@@ -57,13 +57,13 @@ class _ClipProbe(ABC):
         """The features of one clip."""
 
     @classmethod
-    def _fit(cls, clips: Sequence[Clip], classes: Sequence[str], rate: int) -> Self:
+    def _fit(cls, clips: Iterable[Clip], classes: Sequence[str], rate: int) -> Self:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import SVC
 
-        assert len(clips) == len(classes) > 0, "one class a clip"
         features = np.stack([cls._describe(clip, rate) for clip in clips])
+        assert len(features) == len(classes), "one class a clip"
         classifier = make_pipeline(StandardScaler(), SVC(C=10.0, decision_function_shape="ovo"))
         return cls(rate, _majority(classes), classifier.fit(features, list(classes)))
 
@@ -72,12 +72,10 @@ class _ClipProbe(ABC):
         """Those that it tells apart."""
         return [str(name) for name in self.classifier.classes_]
 
-    def judge(self, clips: Sequence[Clip]) -> list[str]:
-        """The class of each clip."""
-        if not clips:
-            return []
-        features = np.stack([self._describe(clip, self.rate) for clip in clips])
-        return [str(guess) for guess in self.classifier.predict(features)]
+    def judge(self, clips: Iterable[Clip]) -> list[str]:
+        """The class of each clip; of clips that are made as they are asked for, none is kept."""
+        features = [self._describe(clip, self.rate) for clip in clips]
+        return [str(guess) for guess in self.classifier.predict(np.stack(features))] if features else []
 
     def margins(self, clips: Sequence[Clip]) -> Features:
         """How surely each clip ``[N]`` is of its class: its distance to the nearest border with another class.
@@ -100,7 +98,7 @@ class _ClipProbe(ABC):
                 nearest[rows] = np.minimum(nearest[rows], side * pairs[rows, column])
         return nearest
 
-    def score(self, name: str, clips: Sequence[Clip], expected: Sequence[str]) -> Score:
+    def score(self, name: str, clips: Iterable[Clip], expected: Sequence[str]) -> Score:
         """The share of clips that are judged as expected."""
         guesses = self.judge(clips)
         right = [guess == truth for guess, truth in zip(guesses, expected, strict=True)]
@@ -112,7 +110,7 @@ class SpeakerProbe(_ClipProbe):
     """Who speaks: mean and deviation over time of MFCC and their slopes."""
 
     @classmethod
-    def fit(cls, clips: Sequence[Clip], speakers: Sequence[str], rate: int) -> Self:
+    def fit(cls, clips: Iterable[Clip], speakers: Sequence[str], rate: int) -> Self:
         """A probe for these speakers, from clips at ``rate`` Hz."""
         return cls._fit(clips, speakers, rate)
 
@@ -128,7 +126,7 @@ class WordProbe(_ClipProbe):
     """Which word of a closed vocabulary a clip holds: MFCC and their slopes, averaged over each third of the clip."""
 
     @classmethod
-    def fit(cls, clips: Sequence[Clip], words: Sequence[str], rate: int) -> Self:
+    def fit(cls, clips: Iterable[Clip], words: Sequence[str], rate: int) -> Self:
         """A probe for these words, one a clip, from clips at ``rate`` Hz."""
         return cls._fit(clips, words, rate)
 

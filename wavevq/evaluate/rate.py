@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wavevq.data.codes import Codes
 from wavevq.data.corpus import Corpus
@@ -22,9 +23,9 @@ from wavevq.vqvae import along
 class Rates:
     """All in bits a code, of whole held-out sequences; the bits of a sequence's end are shared out over its codes.
 
-    bits: under the prior and the true label. uniform: log2 K. unigram: cross-entropy under the frequencies of the
-    training codes (one added to each), ends left out. wrong_label_gap: bits more under another label, mean over the
-    others; None with one label. unlabelled: under no label, None where the prior was never shown that.
+    bits: under the prior and the true label. uniform: log2 K. unigram: ``by_frequency``, ends left out.
+    wrong_label_gap: bits more under another label, mean over the others; None with one label. unlabelled: under no
+    label, None where the prior was never shown that.
     """
 
     bits: float
@@ -55,16 +56,24 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
             nats["none"] += prior.nll(one.x, torch.full_like(one.label, prior.nobody), mask).double().sum().item()
     said = np.concatenate([one[: len(one) - end].ravel() for one in held_out.sequences])
     bits = {name: value / len(said) / math.log(2) for name, value in nats.items()}
-    share = (counts + 1).double() / (counts + 1).sum()
     return Rates(
         bits=bits["own"],
         uniform=math.log2(prior.codes),
-        unigram=float(-share.log2()[torch.from_numpy(said)].mean()),
+        unigram=by_frequency(said, counts),
         wrong_label_gap=bits["wrong"] - bits["own"] if wrong else None,
         unlabelled=bits["none"] if prior.drop else None,
         sequences=len(held_out.sequences),
         codes=len(said),
     )
+
+
+def by_frequency(codes: NDArray[np.int64], counts: torch.Tensor) -> float:
+    """Cross-entropy in bits a code of codes ``[N]`` under the frequencies of training codes, ``counts`` int64 ``[K]``.
+
+    One is added to each, so that a code that training never saw has a cost too.
+    """
+    share = (counts + 1).double() / (counts + 1).sum()
+    return float(-share.log2()[torch.from_numpy(codes)].mean())
 
 
 def counts(codes: Codes, size: int) -> torch.Tensor:

@@ -6,7 +6,9 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from itertools import groupby
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -44,7 +46,7 @@ class Wav2Vec2:
 def load(name: str) -> Wav2Vec2:
     """A recogniser of torchaudio by name, with weights from torch's cache, or fetched into it.
 
-    Raises NotMeasured where they are neither there nor to be had.
+    Raises NotMeasured where they are neither there nor to be had, and where what is there is damaged.
     """
     import torchaudio
 
@@ -52,9 +54,12 @@ def load(name: str) -> Wav2Vec2:
     try:
         with patience(PATIENCE):
             model = bundle.get_model()
-    except OSError as error:
+    except (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError) as error:
+        # A download that fails and a file that was cut raise the same kinds.
+        said = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         raise NotMeasured(
-            f"not measured: the weights of {name} are not in torch's cache and cannot be fetched ({error})"
+            f"not measured: the weights of {name} cannot be fetched, or those in {torch.hub.get_dir()}/checkpoints are "
+            f"damaged and must be deleted ({said})"
         ) from None
     return Wav2Vec2(model.eval(), bundle.get_labels(), int(bundle.sample_rate))
 

@@ -17,6 +17,10 @@ from wavevq.contracts import Latents
 from wavevq.distributed import total, world_size
 from wavevq.noise import POSTERIOR, derived, normal, uniform
 
+# The prior's is 0, and a wider posterior costs more and tells less; a signal unlike all others must not draw noise
+# without bounds.
+MOST_LOG_VARIANCE = 2.0
+
 
 class Bottleneck(nn.Module, ABC):
     """What stands between encoder and decoder. codes: K of its codebook, or None where latents are vectors only."""
@@ -73,6 +77,7 @@ class Variational(Bottleneck):
             valid = mask[..., None]
             vectors = torch.where(valid, z_e.to(self.posterior.weight.dtype), 0)
             z, log_variance = self.posterior(vectors).chunk(2, dim=-1)
+            log_variance = log_variance.clamp(max=MOST_LOG_VARIANCE)
             divergence = (z.square() + log_variance.exp() - 1 - log_variance) / 2 * valid
             if index is not None:
                 noise = normal(derived(self.seed, POSTERIOR), index.tolist(), z[0].numel())

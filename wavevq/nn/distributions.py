@@ -17,6 +17,7 @@ from wavevq.contracts import Unit
 
 FIRST_LOG_SCALE = -2.0  # of [-1, 1], where a network begins, whose outputs are about 0: near to that of images
 LEAST_LOG_SCALE = -7.0  # of [-1, 1]: a ninth of a value of 8 bits; finer ones gain nothing, and overflow
+NARROW = 1e-6  # below it log(1 - exp(-x)) is log x in float32
 REACH = 0.5 / pixels.HALF  # of a value's interval in [-1, 1], to each side
 
 
@@ -272,11 +273,14 @@ def log_interval(values: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
     cancel, however small the integral is. At an edge only the factor that is left of it stays.
     """
     inverse = torch.exp(-log_scales)
+    width = 2 * REACH * inverse  # of an interval in scales
     centred = _signal(values, means.dtype) - means
     below = F.softplus((centred - REACH) * inverse)
     above = F.softplus(-(centred + REACH) * inverse)
     least, most = values == 0, values == pixels.VALUES - 1
-    inner = torch.log(-torch.expm1(-2 * REACH * inverse)).masked_fill(least | most, 0)
+    # log(1 - exp(-width)); of a scale that makes the width vanish, its logarithm, which stays finite.
+    inner = torch.log(-torch.expm1(-width.clamp(min=NARROW)))
+    inner = torch.where(width < NARROW, math.log(2 * REACH) - log_scales, inner).masked_fill(least | most, 0)
     return inner - below.masked_fill(least, 0) - above.masked_fill(most, 0)
 
 

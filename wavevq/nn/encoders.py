@@ -116,11 +116,30 @@ class Standardise(nn.Module):
         self.initialised.fill_(True)
 
 
+class UnitVectors(nn.Module):
+    """Latents ``[B, *grid, D]`` of which each vector by itself has mean 0 and variance 1: layer normalisation.
+
+    As Standardise it takes the scale out of the encoder's hands, but the gradient knows of it: what is said once more
+    and louder gains nothing, so that the dimensions do not all end up saying the same. groups: G codes a position,
+    ``[B, *grid, G D]``, each a vector of its own.
+    """
+
+    def __init__(self, dim: int, groups: int = 1) -> None:
+        super().__init__()
+        self.dim, self.groups = dim, groups
+
+    def forward(self, z: Tensor, mask: Tensor) -> Tensor:
+        """z: ``[B, *grid, G D]``, mask: bool ``[B, *grid]``. Returns float32 (float64 of such), zero outside of it."""
+        wide = z.to(torch.promote_types(z.dtype, torch.float32))
+        vectors = F.layer_norm(wide.reshape(*z.shape[:-1], self.groups, self.dim), (self.dim,))
+        return vectors.flatten(-2) * mask[..., None]
+
+
 class StridedEncoder(nn.Module):
     """Strided convolutions, then residual blocks at latent rate, then a projection to D.
 
     Each strided convolution pads (window - stride) / 2 on both sides, so T / stride positions come out. ``scale``
-    brings the input to about variance 1.
+    brings the input to about variance 1. norm: of the latents, Standardise by default.
     """
 
     def __init__(
@@ -132,6 +151,7 @@ class StridedEncoder(nn.Module):
         residual_blocks: int,
         dim: int,
         scale: float = 1.0,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.scale = scale
@@ -144,7 +164,7 @@ class StridedEncoder(nn.Module):
         self.widen = nn.Identity() if width == channels else nn.Conv1d(width, channels, 1)
         self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(residual_blocks))
         self.project = nn.Conv1d(channels, dim, 1)
-        self.standardise = Standardise(dim)
+        self.standardise = norm or Standardise(dim)
         # Keep the signal's variance through the ReLUs: with PyTorch's defaults it fades until the biases are all
         # that is left, every frame looks the same, and the codebook begins collapsed.
         for layer in self.modules():

@@ -44,7 +44,8 @@ def keep_variance(network: nn.Module) -> None:
 class ImageEncoder(nn.Module):
     """Strided convolutions, residual blocks, a projection to G latents of D a position.
 
-    Each strided convolution pads (window - stride) / 2 on every side, so H / stride rows come out.
+    Each strided convolution pads (window - stride) / 2 on every side, so H / stride rows come out. norm: of the
+    latents, Standardise by default.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ImageEncoder(nn.Module):
         residual: int,
         groups: int,
         dim: int,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.strides, self.groups = tuple(strides), groups
@@ -67,7 +69,7 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(channels, residual) for _ in range(residual_blocks))
         self.project = nn.Conv2d(channels, groups * dim, 1)
         # Over all dimensions of a position, so that each of the G uses the one codebook in its whole width.
-        self.standardise = Standardise(groups * dim)
+        self.standardise = norm or Standardise(groups * dim)
         keep_variance(self)
 
     @property

@@ -197,6 +197,7 @@ class _ResidualStack(torch.autograd.Function):
         # Sums over blocks in float32: bfloat16 would lose the later ones.
         wide = torch.promote_types(taps.dtype, torch.float32)
         d_taps, d_residual, d_skip = (torch.zeros_like(w, dtype=wide) for w in (taps, residual, skip))
+        learns = any(ctx.needs_input_grad[2:5])  # not where a speaker is enrolled: a third of the products fewer
         d_cond = torch.empty_like(cond)
         # Rows above the first sample collect what the earliest taps send into the zero padding.
         above = (kernel - 1) * max(ctx.dilations) * batch
@@ -211,12 +212,14 @@ class _ResidualStack(torch.autograd.Function):
                 rows = stop - start
                 gate = gates[layer][start:stop]
                 filtered, opened = gate[:, :gated], gate[:, gated:]
-                h = torch.mul(filtered, opened, out=hidden[:rows])
-                d_skip[layer].add_(h.t() @ d_total[start:stop])
+                if learns:
+                    h = torch.mul(filtered, opened, out=hidden[:rows])
+                    d_skip[layer].add_(h.t() @ d_total[start:stop])
                 d_h = torch.mm(d_total[start:stop], skip[layer].t(), out=d_hidden[:rows])
                 if layer < layers - 1:
                     d_present = d_x[above + start : above + stop]
-                    d_residual[layer].add_(h.t() @ d_present)
+                    if learns:
+                        d_residual[layer].add_(h.t() @ d_present)
                     d_h.addmm_(d_present, residual[layer].t())
                 d_out, d_gate = d_opened[:rows], d_gates[:rows]
                 torch.mul(d_h, opened, out=d_out[:, :gated])
@@ -225,7 +228,8 @@ class _ResidualStack(torch.autograd.Function):
                 torch.ops.aten.sigmoid_backward.grad_input(d_out[:, gated:], opened, grad_input=d_gate[:, gated:])
                 torch.sum(d_gate.view(last - first, -1, batch, 2 * gated), 1, out=d_cond[first:last, :, layer])
                 for tap in range(kernel):
-                    d_taps[layer, tap].add_(source[tap * shift + start : tap * shift + stop].t() @ d_gate)
+                    if learns:
+                        d_taps[layer, tap].add_(source[tap * shift + start : tap * shift + stop].t() @ d_gate)
                     back = above - (kernel - 1 - tap) * shift
                     d_x[back + start : back + stop].addmm_(d_gate, taps[layer, tap].t())
         d_input = d_x[above:].view(steps, batch, width)

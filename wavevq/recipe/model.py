@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from wavevq.recipe.section import Count, Number, Section, Share, Signal, Whole
 
 Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1)]
+# Each dimension to mean 0 and variance 1 by statistics of past steps, or each vector by its own.
+Norm = Literal["running", "layer"]
 
 
 class Strided(Section):
@@ -17,6 +19,7 @@ class Strided(Section):
 
     strides: Strides
     window: Count = 4  # taps of each strided convolution, at least its stride
+    norm: Norm = "running"  # of the latents
 
     @property
     def hop(self) -> int:
@@ -50,6 +53,7 @@ class SpectralEncoder(Section):
     window: Count = 4
     channels: Count = 128
     residual_blocks: Whole = 2
+    norm: Norm = "running"  # of the latents
 
     @property
     def hop(self) -> int:

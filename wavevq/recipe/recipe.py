@@ -12,6 +12,8 @@ from wavevq.recipe.model import GridEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
+LEAST_DIM = 3  # of normalised vectors that differ by more than a sign
+
 
 class Recipe(Section):
     """One experiment."""
@@ -83,6 +85,11 @@ class Recipe(Section):
             mistakes.append(
                 f"model.encoder: kind {self.model.encoder.kind!r} reads {self.model.encoder.signal}, "
                 f"and data of kind {self.data.kind!r} are {self.data.signal}"
+            )
+        if self.model.encoder.norm == "layer" and self.model.bottleneck.dim < LEAST_DIM:
+            mistakes.append(
+                f"model.bottleneck.dim {self.model.bottleneck.dim} must be at least {LEAST_DIM} with "
+                "model.encoder.norm layer, which takes two dimensions from every vector"
             )
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")

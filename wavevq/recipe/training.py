@@ -33,6 +33,7 @@ class Train(Schedule):
     crop: Count = 8192  # samples
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = False  # bit-identical on CUDA too, at some speed
+    optimizer: Literal["adam", "muon"] = "adam"  # muon: of the encoder's matrices; Adam of everything else
 
 
 class WaveNetPrior(Section):

@@ -148,4 +148,4 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.3f}"

@@ -23,6 +23,7 @@ from wavevq.distributed import gathered
 from wavevq.errors import WavevqError
 from wavevq.recipe import Schedule
 from wavevq.train.log import Log, Validation
+from wavevq.train.muon import MUON, MuonAdam
 from wavevq.train.state import Average, TrainState, checkpoints
 
 Validate = Callable[[int], Validation]  # called on rank 0 with the finished steps, the averaged weights in place
@@ -42,16 +43,25 @@ def fit(
     console: Console,
     resume: bool,
     apart: nn.Module | None = None,
+    turned: nn.Module | None = None,
 ) -> None:
     """Train ``module`` (``contracts.Trainable``) to ``plan.steps``, with checkpoints and logs in ``folder``.
 
     apart: a part of it whose gradient's norm is clipped by itself, so that it does not shorten the others' steps.
+    turned: a part of it whose matrices go by Muon, everything else by Adam (wavevq/train/muon.py).
     Raises WavevqError for a non-finite step, before it reaches the weights or a codebook's statistics, and for what
     cannot be written; Interrupted after a Ctrl-C.
     """
     fabric.to_device(module)
-    groups = [{"params": part} for part in parts(module, apart)]
-    optimizer = torch.optim.Adam(groups, lr=plan.learning_rate, fused=True)
+    clipped = parts(module, apart)
+    matrices = {id(one) for one in turned.parameters() if one.ndim > 1} if turned else set()
+    groups = [
+        {"params": some, MUON: muon}
+        for part in clipped
+        for muon in (False, True)
+        if (some := [one for one in part if (id(one) in matrices) == muon])
+    ]
+    optimizer = MuonAdam(groups, lr=plan.learning_rate, fused=True)
     state = TrainState(module, optimizer, Average(module, plan.average))
     saved = folder / "checkpoints"
     if resume:
@@ -77,7 +87,7 @@ def fit(
                     group["lr"] = plan.learning_rate * rate_factor(plan, state.step)
                 loss, metrics = model(vars(batch))
                 fabric.backward(loss)
-                norms = [nn.utils.clip_grad_norm_(group["params"], plan.clip) for group in optimizer.param_groups]
+                norms = [nn.utils.clip_grad_norm_(part, plan.clip) for part in clipped]
                 norm = torch.stack(norms).max()  # not a number where one of them is
                 refuse_nonfinite(state.step, loss, norm, batches, where, saved)
                 optimizer.step()
