@@ -13,11 +13,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from rich.console import Console
 from trainings import (
     STEPS,
@@ -38,6 +42,7 @@ from trainings import (
 
 from wavevq.build import build_corpus
 from wavevq.data.batches import Crops
+from wavevq.data.codes import Codes
 from wavevq.distributed import joined
 from wavevq.errors import WavevqError
 from wavevq.evaluate import likelihood
@@ -92,10 +97,9 @@ class Doubled:
         return dataclasses.replace(batch, x=batch.x.double())
 
 
-def train_in_float64(place: str, name: str) -> None:
-    """The training loop itself, in float64; every rank leaves its state in ``NAME-R.pt``."""
-    from wavevq.build import build_model, build_store
-    from wavevq.data.batches import Crops
+def train_in_float64(place: str, name: str, part: str = "vqvae") -> None:
+    """The training loop itself, in float64; every rank leaves its state in ``NAME-R.pt``. part: or the prior."""
+    from wavevq.build import build_corpus, build_model, build_prior
     from wavevq.experiment import launch
     from wavevq.recipe import load_recipe
     from wavevq.train.log import Validation
@@ -106,22 +110,67 @@ def train_in_float64(place: str, name: str) -> None:
     recipe = load_recipe("tiny.yaml")
     console = Console(quiet=True)
     fabric = launch(recipe, console)
-    store = build_store(recipe)
-    module = build_model(recipe, len(store.speakers)).double()
-    batches = Doubled(Crops(store, recipe.train.crop, recipe.train.batch, recipe.seed))
+    corpus = build_corpus(recipe)
+    labels = len(corpus.labels)
     folder = Path(name)
     folder.mkdir(exist_ok=True)
     nothing = Validation({})
-    fit(fabric, module, batches, recipe.train, folder, lambda step: nothing, console, False)
+    if part == "prior":
+        assert recipe.prior is not None
+        module, plan = build_prior(recipe, recipe.prior, labels).double(), recipe.prior
+        batches = corpus.code_crops(grids(), plan.crop, plan.batch, recipe.hop, recipe.seed)
+    else:
+        module, plan = build_model(recipe, labels).double(), recipe.train
+        batches = Doubled(corpus.crops(plan.crop, plan.batch, recipe.seed))
+    fit(fabric, module, batches, plan, folder, lambda step: nothing, console, False)
     torch.save(module.state_dict(), f"{name}-{fabric.global_rank}.pt")
 
 
 def test_two_processes_equal_one_on_the_joined_batch(place: Path) -> None:
-    for ranks in (1, 2):
-        assert finish(start(train_in_float64, str(place), f"of-{ranks}", ranks=ranks)) == [0] * ranks
+    assert_two_train_as_one(place)
     placed = (place / "placed").read_text().split()
     assert placed.count("40") == 3  # one initialisation in each process
     assert len(placed) > 3 + 3 * STEPS // 2  # and revivals
+
+
+@pytest.mark.parametrize("kind", ["ema", "vae", "vimco", "prior"])
+def test_two_processes_train_images_as_one(tmp_path: Path, kind: str) -> None:
+    """And what is theirs alone: drawn latents and codes, the choice of dropped classes, a prior over grids."""
+    generator = np.random.default_rng(0)
+    for label, i in product("ab", range(6)):
+        path = tmp_path / f"pets/{label}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(images("ema" if kind == "prior" else kind)))
+    assert_two_train_as_one(tmp_path, kind)
+
+
+def images(kind: str) -> dict[str, Any]:
+    """A recipe of images of 8 x 8 in 2 x 2 x 2 codes, or latents of a bottleneck of another ``kind``."""
+    widths = {"channels": 4, "residual": 3, "residual_blocks": 1}
+    own = {"ema": {"codes": 9, "revive_after": 2}, "vae": {"free_bits": 0.1}, "vimco": {"codes": 5, "samples": 3}}
+    network = {"kind": "pixelcnn", "layers": 2, **dict.fromkeys(("residual", "gate", "head"), 4)}
+    plan = {"steps": STEPS, "batch": 4, "learning_rate": 0.01, "warmup": 3, "average": 0.8, "log_every": 2}
+    return {
+        "data": {"kind": "images", "root": "pets", "size": 8, "margin": 1, "flip": True, "held_out": 0.2},
+        "model": {
+            "encoder": {"kind": "image", "groups": 2, **widths},
+            "bottleneck": {"kind": kind, "dim": 3, **own[kind]},
+            "decoder": {"kind": "image", **widths},
+        },
+        "train": plan,
+        "prior": {"network": network, "drop_speaker": 0.4, **plan} if kind != "vae" else None,
+    }
+
+
+def grids() -> Codes:
+    """Of ten images, for the prior."""
+    return Codes([np.random.default_rng(i).integers(0, 9, (2, 2, 2)) for i in range(10)], [0, 1] * 5)
+
+
+def assert_two_train_as_one(place: Path, part: str = "vqvae") -> None:
+    for ranks in (1, 2):
+        assert finish(start(train_in_float64, str(place), f"of-{ranks}", part, ranks=ranks)) == [0] * ranks
     one, first, second = (
         torch.load(place / f"{name}.pt", weights_only=True) for name in ("of-1-0", "of-2-0", "of-2-1")
     )

@@ -124,6 +124,29 @@ def test_all_pixels_of_coupled_logistics_sum_to_one() -> None:
     assert not torch.allclose(pixels.nll(slopes.expand(len(every), -1, -1, -1), every), nats), "colours are coupled"
 
 
+def test_coupled_logistics_are_pixelcnn_pps() -> None:
+    """Salimans et al. 2017, equation 3 and section 2.2, a pixel at a time: means of green by red, of blue by both."""
+    pixels = Logistics(3, 2, coupled=True)
+    given = parameters(pixels, spread=0.5)
+    drawn = values(pixels, given)
+    nats = pixels.nll(given, drawn)
+    for b, i, j in product(range(2), range(3), range(4)):
+        weights, means, scales, slopes = torch.split(given[b, :, i, j], [2, 6, 6, 6])
+        red, green, blue = (v.item() / 127.5 - 1 for v in drawn[b, :, i, j])
+        chance = torch.zeros(2).double()
+        for m in range(2):
+            to_green, red_to_blue, green_to_blue = slopes[m::2].tanh()
+            own = means[m::2] + torch.stack([0 * to_green, to_green * red, red_to_blue * red + green_to_blue * green])
+            spread = (scales[m::2] + FIRST_LOG_SCALE).clamp(min=LEAST_LOG_SCALE).exp()
+            at = torch.tensor([red, green, blue]).double()
+            upper = torch.sigmoid((at + 0.5 / 127.5 - own) / spread).masked_fill(drawn[b, :, i, j] == 255, 1)
+            lower = torch.sigmoid((at - 0.5 / 127.5 - own) / spread).masked_fill(drawn[b, :, i, j] == 0, 0)
+            chance[m] = (upper - lower).prod()
+        # Differences of sigmoids cancel digits of float64.
+        expected = -math.log((weights.softmax(0) * chance).sum())
+        assert nats[b, i, j].item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("pixels", [Logistics(3, 4), Categorical(), Gaussian()], ids=repr)
 def test_colours_are_independent_unless_coupled(pixels: Pixels) -> None:
     given = parameters(pixels)

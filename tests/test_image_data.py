@@ -116,6 +116,45 @@ def test_strips_are_read_with_their_tables(tmp_path: Path, cache: Path) -> None:
     assert store.describe() == "corpus: 4 train, 2 val, 6 test images, 32 x 32 pixels, 3 classes"
 
 
+def test_a_table_goes_through_its_strips_in_order(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "STRIP", 4)
+    every = strips(tmp_path, 10)
+    for number in range(3):
+        some = every[4 * number : min(10, 4 * number + 4)]
+        Image.fromarray(some.reshape(-1, 32, 3)).save(tmp_path / f"train_{number:02}.png")
+    (tmp_path / "test_00.png").unlink()
+    store = prepare(images.cifar10(tmp_path, 0.1), 32)
+    np.testing.assert_array_equal(store.pixels, every[:10])
+    assert [one.name for one in store.pictures] == [f"train/{i}/x_{i}.png" for i in range(10)]
+    assert "3 files missing, 0 broken" in store.describe()  # of test.csv
+    Image.fromarray(every[4:7].reshape(-1, 32, 3)).save(tmp_path / "train_01.png")
+    Image.fromarray(every[8:10].reshape(-1, 16, 3)).save(tmp_path / "train_02.png")
+    store = prepare(images.cifar10(tmp_path, 0.1), 32)
+    np.testing.assert_array_equal(store.pixels, every[:4])
+    assert [one.reason.partition(": ")[2] for one in store.broken] == [
+        "holds 3 images, not 4",
+        "16 x 128 pixels; a strip is 32 wide and n x 32 high",
+    ]
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(1e-6, 1), (0.25, 5), (0.999, 19)])
+def test_there_is_always_an_image_to_train_on_and_one_to_validate_on(
+    tmp_path: Path, share: float, held_out: int
+) -> None:
+    official(tmp_path)
+    listing = images.cifar10(tmp_path, share)
+    splits = [one.split for _, pictures in listing.files for one in pictures]
+    assert splits == ["train"] * (20 - held_out) + ["val"] * held_out + ["test"] * 4
+
+
+def test_a_missing_batch_is_told(tmp_path: Path, cache: Path) -> None:
+    every = official(tmp_path)
+    (tmp_path / "cifar-10-batches-py/data_batch_2").unlink()
+    store = prepare(images.cifar10(tmp_path, 0.1), 32)
+    np.testing.assert_array_equal(store.pixels, np.delete(every, range(4, 8), 0))
+    assert "1 files missing, 0 broken" in store.describe()
+
+
 def test_a_pickle_that_names_anything_but_arrays_is_refused_and_not_run(tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -138,6 +177,7 @@ def test_a_pickle_that_names_anything_but_arrays_is_refused_and_not_run(tmp_path
         ({b"data": np.zeros((2, 5), np.uint8), b"labels": [1, 2], b"filenames": [b"", b""]}, "3072 bytes a row"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10], b"filenames": [b""]}, "0 to 9"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1, 2], b"filenames": [b""]}, "for each row"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [[1]], b"filenames": [b""]}, "0 to 9 for each row"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1], b"filenames": []}, "one for each row"),
     ],
 )
@@ -160,6 +200,9 @@ def test_no_corpus_of_images_is_told(tmp_path: Path) -> None:
     strips(tmp_path)
     (tmp_path / "train.csv").write_text("index,label,filename\n0,1,a\n2,1,b\n")
     with pytest.raises(WavevqError, match=r"train.csv: .*line 3: index 2"):
+        images.cifar10(tmp_path, 0.1)
+    (tmp_path / "train.csv").write_text("index,label,filename\n0,1,a\n1,10,b\n")
+    with pytest.raises(WavevqError, match=r"train.csv: .*line 3: index 1, label 10"):
         images.cifar10(tmp_path, 0.1)
 
 
@@ -185,6 +228,27 @@ def test_folders_of_splits_are_taken_for_what_they_are(tmp_path: Path, cache: Pa
         ("val/eel/0.png", "val_unseen"),
     ]
     assert store.examples("val_unseen", [0]).label.tolist() == [-1]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path, cache: Path) -> None:
+    by_class(tmp_path / "vehicles", 3, train=0, car=0)
+    assert prepare(images.folder(tmp_path / "vehicles", 12, 0.2, 0), 12).labels == ("car", "train")
+    by_class(tmp_path / "plain", 3, train=0, val=0)  # images of no classes
+    store = prepare(images.folder(tmp_path / "plain", 12, 0.2, 0), 12)
+    assert store.labels == ("train",)
+    assert len(store.split("val_unseen")) == 3
+
+
+def test_a_class_of_which_no_training_image_is_left_was_not_seen(tmp_path: Path, cache: Path) -> None:
+    root = by_class(tmp_path / "pets", 5, cat=0, dog=0)
+    listing = images.folder(root, 12, 0.4, 0)
+    for path, (one,) in listing.files:
+        if (one.label, one.split) == ("dog", "train"):
+            path.write_text("no image")
+    store = prepare(images.folder(root, 12, 0.4, 0), 12)
+    assert store.labels == ("cat",)
+    assert {one.label for one in store.split("val")} == {"cat"}
+    assert {one.label for one in store.split("val_unseen")} == {"dog"}
 
 
 # --- the store ----------------------------------------------------------------------------------------------
@@ -285,8 +349,6 @@ def test_training_images_are_squares_anywhere_mirrored_or_not(counting: ImageSto
     assert max(seen.values()) < 67 + 48
     mirrored = sum(count for (_, _, side), count in seen.items() if side)
     assert abs(mirrored - 600) < 6 * 17  # half of 1,200, standard deviation 17
-    mirrored = sum(count for (_, _, side), count in seen.items() if side)
-    assert abs(mirrored - 600) < 6 * 17  # half of 1,200, standard deviation 17
 
 
 def test_validation_images_are_the_middle_of_each_once(counting: ImageStore) -> None:
@@ -357,6 +419,27 @@ def test_a_smaller_image_is_the_mean_of_the_larger(tmp_path: Path) -> None:
     Image.fromarray(board).save(tmp_path / "board.png")
     found = pixels.read(tmp_path / "board.png", 10)
     np.testing.assert_allclose(found, 127.5, atol=10)  # the filter's ripple
+
+
+def test_a_photograph_is_decoded_no_smaller_than_it_is_needed(tmp_path: Path) -> None:
+    """Blocks of 8 x 8 pixels, of which a JPEG that is decoded at an eighth of its size keeps one pixel each."""
+    blocks = noise(1, 8)[0].repeat(8, 0).repeat(8, 1)
+    Image.fromarray(blocks).save(tmp_path / "blocks.jpg", quality=100, subsampling=0)
+    found = pixels.read(tmp_path / "blocks.jpg", 32)
+    inner = found.reshape(8, 4, 8, 4, 3)[:, 1:3, :, 1:3]  # nearer to the edges the filter mixes two blocks
+    assert np.abs(inner.mean((1, 3)) - blocks[::8, ::8]).max() < 16
+    assert np.ptp(inner, (1, 3)).max() < 24
+
+
+@pytest.mark.parametrize(("at", "value"), [(80, 0), (84, 255), (12, 255)])
+def test_what_pillow_cannot_decode_is_told(tmp_path: Path, at: int, value: int) -> None:
+    image = io.BytesIO()
+    Image.fromarray(noise(1, 8)[0]).save(image, "dds")
+    data = bytearray(image.getvalue())
+    data[at] = value
+    (tmp_path / "other.dds").write_bytes(data[: len(data) - (at == 84) * 90])
+    with pytest.raises(WavevqError, match=r"other.dds: not an image that can be read"):
+        pixels.read(tmp_path / "other.dds")
 
 
 def test_written_images_are_read_again(tmp_path: Path) -> None:

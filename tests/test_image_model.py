@@ -17,7 +17,7 @@ from wavevq.contracts import Batch
 from wavevq.decoders import ImageDecoder, of_speech
 from wavevq.errors import WavevqError
 from wavevq.nn.distributions import Categorical
-from wavevq.nn.images import ImageEncoder, ImageUpsampler
+from wavevq.nn.images import ImageEncoder, ImageUpsampler, keep_variance
 from wavevq.nn.quantizers import VectorQuantizer
 from wavevq.noise import uniform
 from wavevq.recipe import Model
@@ -118,6 +118,16 @@ def test_a_latent_stands_where_it_looks_and_is_looked_at(strides: tuple[int, ...
     assert not made[0].any()
     top, bottom, left, right = box(made[1].sum(0) > 1e-12)  # a rounding of the sums is no effect
     assert (top + bottom) / 2 == (left + right) / 2 == centre
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (4, 2)])
+def test_a_signal_keeps_its_variance_on_its_way_up(strides: tuple[int, ...]) -> None:
+    with seeded(0):
+        upsampler = ImageUpsampler(32, strides, 4, 32, 0, 1, 32)
+        keep_variance(upsampler)
+        out = upsampler(torch.randn(4, 8, 8, 1, 32))
+    # The first layer, before which no ReLU halves the signal, doubles it.
+    assert 0.5 < out[..., 4:-4, 4:-4].var().item() / 2 < 2
 
 
 def test_images_do_not_mix() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
 
-from wavevq import pixels
+from wavevq import image_files, pixels
 from wavevq.build import build_corpus, build_model, build_prior
 from wavevq.cli import main
 from wavevq.codes_file import read_codes
 from wavevq.data.codes import CodeCrops, Codes, load_codes, save_codes
+from wavevq.data.corpora import Split
 from wavevq.data.image_store import ImageStore
 from wavevq.errors import WavevqError
 from wavevq.evaluate import pictures, rate
@@ -26,11 +30,15 @@ from wavevq.evaluate.codebook import entropy_bits
 from wavevq.evaluate.likelihood import derangement, encode_all, measure
 from wavevq.evaluate.record import read_record
 from wavevq.evaluate.validation import Validator
+from wavevq.files import Sampling
 from wavevq.image_run import ImageRun, load_any, load_image_run
-from wavevq.noise import uniform
+from wavevq.jobs import Job
+from wavevq.noise import CODES, derived, uniform
 from wavevq.recipe import Evaluation, Recipe, parse_recipe
-from wavevq.run import load_run
+from wavevq.run import drawn_labels, load_run
+from wavevq.sampling import choose_grid
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 SIZE, HOP, K, G = 8, 4, 12, 2
 WIDTHS = {"channels": 6, "residual": 4, "residual_blocks": 1}
 TREE: dict[str, Any] = {
@@ -146,6 +154,38 @@ def test_both_stages_are_trained_and_validated(place: Path) -> None:
     assert all(line["images_per_second"] > 0 for line in lines if line["kind"] == "train")
     assert json.loads((place / "run/speakers.json").read_text())["speakers"] == ["cat", "dog"]
     assert list((place / "run/tensorboard").iterdir())
+
+
+def test_the_recipe_of_imagenet_trains_on_any_folder_of_images(place: Path) -> None:
+    """As it stands, but for its widths, which want a GPU: files of many kinds, modes and sizes, and what is none."""
+    generator = np.random.default_rng(0)
+    kinds = [("RGB", "jpg"), ("CMYK", "jpg"), ("L", "png"), ("P", "gif"), ("RGBA", "webp"), ("1", "bmp"), ("LA", "png")]
+    for name, apart in product(("one", "two words"), ("train", "val")):
+        (place / "any" / apart / name).mkdir(parents=True)
+        for i, (mode, suffix) in enumerate(kinds):
+            coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            size = tuple(int(side) for side in generator.integers(5, 300, 2))
+            coarse.resize(size).convert(mode).save(place / "any" / apart / name / f"{i}.{suffix}")
+    (place / "any/train/one/empty.png").touch()
+    (place / "any/train/one/notes.txt").write_text("no image")
+    narrow = {f"model.{part}.{width}=4" for part in ("encoder", "decoder") for width in ("channels", "residual")}
+    narrow |= {f"prior.network.{width}=4" for width in ("residual", "gate", "head")}
+    few = {f"{part}.{key}" for part in ("train", "prior") for key in ("steps=20", "batch=4")}
+    sets = [word for one in sorted(narrow | few | {"data.root=any"}) for word in ("--set", one)]
+    said = good("train", str(RECIPES / "imagenet.yaml"), *sets, "--run", "any-run")
+    assert "corpus: 13 train, 1 val, 14 test images, 128 x 128 pixels, 2 classes; 0 files missing, 1 broken" in said
+    assert 0 < json.loads(Path("any-run/summary.json").read_text())["bits_per_dim"] < 12
+    assert json.loads(Path("any-run/prior/summary.json").read_text())["codes"] == 32 * 32
+
+
+def test_classes_of_one_image_each_leave_nothing_to_validate_on(place: Path) -> None:
+    for name in ("ant", "bee"):
+        (place / "few" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(place / "few" / name / "1.png")
+    done = CliRunner().invoke(main, ["train", "tiny.yaml", "--set", "data.root=few", "--run", "few-run"])
+    assert done.exit_code == 2
+    told = "wavevq: data: no image of a class that is trained on is held out, so there is nothing to validate on; "
+    assert done.output.splitlines()[-1].startswith(told)  # after the bar of what is prepared
 
 
 def test_a_run_goes_on_where_it_stopped(place: Path) -> None:
@@ -277,6 +317,97 @@ def test_whole_folders_of_images(place: Path) -> None:
     assert [path.name for path in Path("back").iterdir()] == ["fine.png"]
 
 
+def test_images_of_any_height_and_width_are_encoded(run: ImageRun) -> None:
+    tall = np.random.default_rng(0).integers(0, 256, (5 * HOP, 2 * HOP, 3), dtype=np.uint8)
+    assert run.encode(tall).shape == (5, 2, G)
+    for odd in (tall[:-1], tall[:, 1:], tall[:0]):
+        with pytest.raises(WavevqError, match=rf"an image of \d x \d+ pixels: both must be multiples of {HOP}"):
+            run.encode(odd)
+
+
+def pixelcnn_run(run: ImageRun) -> ImageRun:
+    """The run with a decoder that draws and looks at classes, and with a prior, both of random weights."""
+    decoder = {"kind": "pixelcnn", "label_dim": 3, "context": 4, "context_layers": 0, "layers": 2, "kernel": 3}
+    tree = recipe(model=TREE["model"] | {"decoder": decoder | dict.fromkeys(("residual", "gate", "head"), 8)})
+    model, prior = build_model(tree, 2).eval(), build_prior(tree, tree.prior, 2).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for network in (model.decoder.network, prior.network):
+            torch.nn.init.normal_(network.output, std=0.5)
+        torch.nn.init.normal_(prior.label.weight, std=3)
+    sampler = choose_grid("cpu", "float32")
+    return replace(run, recipe=tree, model=model, sampler=sampler, prior=(prior, sampler))
+
+
+def test_a_decoder_that_draws_is_given_all_that_is_asked(run: ImageRun) -> None:
+    drawing = pixelcnn_run(run)
+    codes = np.random.default_rng(0).integers(0, K, (1, 3, G))
+    image = drawing.decode(codes, "cat", seed=4, stream=2)
+    assert image.shape == (HOP, 3 * HOP, 3)
+    decoder = drawing.model.decoder
+    z = drawing.model.bottleneck.lookup(torch.from_numpy(codes)[None])
+    noise = uniform(4, [2], image.size).view(1, 3, HOP, 3 * HOP)
+    expected = decoder.sample(z, torch.tensor([0]), noise, drawing.sampler, 1.0, 1.0)
+    np.testing.assert_array_equal(image, pixels.to_images(expected)[0])
+    cold = decoder.sample(z, torch.tensor([1]), noise, drawing.sampler, 0.5, 0.8)
+    found = drawing.decode(codes, "dog", seed=4, stream=2, temperature=0.5, top_p=0.8)
+    np.testing.assert_array_equal(found, pixels.to_images(cold)[0])
+    others = (
+        drawing.decode(codes, "dog", seed=4, stream=2),
+        drawing.decode(codes, "cat", seed=5, stream=2),
+        drawing.decode(codes, "cat", seed=4, stream=3),
+        drawing.decode(codes, "cat", seed=4, stream=2, temperature=0.5),
+        drawing.decode(codes, "cat", seed=4, stream=2, top_p=0.5),
+    )
+    assert not any(np.array_equal(image, other) for other in others)
+    with pytest.raises(WavevqError, match=r"its decoder needs a class of .*; it knows cat, dog"):
+        drawing.decode(codes)
+    with pytest.raises(WavevqError, match="temperature 0: must be above 0"):
+        drawing.decode(codes, "cat", temperature=0)
+
+
+def test_codes_are_drawn_for_the_classes_and_the_way_that_are_asked(run: ImageRun) -> None:
+    drawing = pixelcnn_run(run)
+    assert drawing.prior is not None
+    prior, sampler = drawing.prior
+    names, streams = ["dog", None, "cat", "dog", None], [4, 0, 2, 1, 7]
+    found = drawing.sample_codes(names, seed=3, temperature=0.7, top_p=0.9, streams=streams)
+    noise = uniform(derived(3, CODES), streams, 2 * 2 * G).view(5, 2, 2, G)
+    label = torch.tensor([1, prior.nobody, 0, 1, prior.nobody])
+    np.testing.assert_array_equal(found, prior.sample_grid(label, noise, sampler, 0.7, 0.9).numpy())
+    warm, whole = (
+        drawing.sample_codes(names, seed=3, streams=streams, **how) for how in ({"top_p": 0.9}, {"temperature": 0.7})
+    )
+    assert not np.array_equal(found, warm)
+    assert not np.array_equal(found, whole)
+    cats = drawing.sample_codes(["cat"] * 5, seed=3, temperature=0.7, top_p=0.9, streams=streams)
+    differs = (found != cats).any((1, 2, 3))
+    assert differs[[0, 3]].any()  # the dogs
+    assert differs[[1, 4]].any()  # nobody's
+    assert not differs[2]
+
+
+def test_samples_are_what_they_are_in_whatever_groups(
+    place: Path, run: ImageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the files are what the run makes of their names, classes and numbers."""
+    drawing, how = pixelcnn_run(run), Sampling(seed=2, temperature=0.8, top_p=0.95)
+    whole = image_files.sample(drawing, place / "whole", 5, Console(quiet=True), sampling=how)
+    monkeypatch.setattr(image_files, "AT_ONCE", 2)
+    parts = image_files.sample(drawing, place / "parts", 5, Console(quiet=True), sampling=how)
+    np.testing.assert_array_equal(whole, parts)
+    names = drawn_labels(drawing.labels, 5, 2)
+    assert set(names) == {"cat", "dog"}
+    codes = drawing.sample_codes(names, **how.how)
+    for i, name in enumerate(names):
+        np.testing.assert_array_equal(read_codes(place / f"parts/00{i + 1}.npy", axes=(3,)), codes[i])
+        np.testing.assert_array_equal(parts[i], drawing.decode(codes[i], name, stream=i, **how.how))
+        np.testing.assert_array_equal(pixels.read(place / f"parts/00{i + 1}.png"), parts[i])
+    job = Job(place / "parts/003.npy", place / "again.png")
+    image_files.decode(drawing, [job], names[2], how, Console(quiet=True))
+    np.testing.assert_array_equal(pixels.read(job.target), drawing.decode(codes[2], names[2], **how.how))  # of stream 0
+
+
 def test_codes_of_another_model_are_told(run: ImageRun) -> None:
     for codes, says in (
         (np.full((2, 2, G), K), f"codes from {K} to {K}; the codebook of .* has 0 to {K - 1}"),
@@ -312,12 +443,22 @@ def test_samples_are_written_with_a_sheet_and_a_page(place: Path, run: ImageRun)
     np.testing.assert_array_equal(run.sample_codes(["cat"], seed=5, streams=[1])[0], both[1])
 
 
-def test_mistakes_are_told_before_the_work(place: Path) -> None:
+def test_mistakes_are_told_before_the_work(place: Path, run: ImageRun) -> None:
     here = ("--run", "run")
     assert refused("sample", "new2", "--label", "eel", *here) == "eel: not a class of run; it knows cat, dog"
     assert refused("sample", "pets", *here).startswith("pets: is there already")
     assert refused("sample", "new2", "--seconds", "1", *here).startswith("--seconds: is for runs of speech")
+    unlabelled = recipe(prior=TREE["prior"] | {"speaker_dim": 0})
+    assert unlabelled.prior is not None
+    blind = replace(run, prior=(build_prior(unlabelled, unlabelled.prior, 2), choose_grid("reference")))
+    with pytest.raises(WavevqError, match="run: knows no classes that an image could be asked of"):
+        image_files.sample(blind, Path("new2"), 1, Console(quiet=True), label="cat", sampling=Sampling())
+    with pytest.raises(WavevqError, match="run: has no trained prior; wavevq train RECIPE --stage prior --run "):
+        image_files.sample(replace(run, prior=None), Path("new2"), 1, Console(quiet=True), sampling=Sampling())
     assert not Path("new2").exists()
+    np.save("right.npy", np.zeros((2, 2, G), int))
+    told = "--label cat: the decoder of run goes by the codes alone; leave it out"
+    assert refused("decode", "right.npy", "out.png", "--label", "cat", *here) == told
     assert refused("decode", "codes.npy", "out.wav", *here) == "out.wav: the suffix of an image must be .png"
     speech = "run: is a run of images; what is asked for needs one of speech"
     assert refused("convert", "a.wav", "b.wav", "--speaker", "cat", *here) == speech
@@ -342,6 +483,8 @@ def test_evaluate(place: Path, run: ImageRun, corpus: ImageStore) -> None:
     assert value["bits_per_dim", "total, uniform prior"] == pytest.approx(found.bits + codes * np.log2(K))
     learned = json.loads((place / "run/prior/summary.json").read_text())["bits_per_code"]
     assert value["bits_per_dim", "rate, learned prior"] == pytest.approx(codes * learned, rel=1e-4)
+    whole = found.bits + codes * learned
+    assert value["bits_per_dim", "total, learned prior"] == pytest.approx(whole, rel=1e-4)
     assert value["image_codebook", "codes"] == 6 * 2 * 2 * G
     assert value["image_samples", "nearest training image, least"] > 0
     page = Path("measured/evaluation.html").read_text()
@@ -350,6 +493,63 @@ def test_evaluate(place: Path, run: ImageRun, corpus: ImageStore) -> None:
     assert only.startswith("--only abx: there is no such metric; there are bits_per_dim, image_codebook, image_")
     said = refused("evaluate", "--set", "evaluation.split=test", "--run", "run")
     assert said == "data: the corpus holds no image of the split test, so there is nothing to measure on"
+
+
+def subject(run: ImageRun, corpus: ImageStore, **changes: Any) -> pictures.ImageSubject:
+    """What metrics are given, whose decoder shows the mean of an image's codes."""
+
+    def encoded(split: Split) -> Codes:
+        found = encode_all(run.model, corpus.whole(split, 4))
+        return Codes([found[i].numpy() for i in range(len(found))], [0] * len(found))
+
+    def show(codes: Sequence[Any], labels: Sequence[str | None], what: str) -> pixels.Pixels:
+        return np.stack([np.full((SIZE, SIZE, 3), one.mean(), np.uint8) for one in codes])
+
+    known = {"model": run.model, "prior": None, "corpus": corpus, "plan": Evaluation(judged=4, batch=3), "seed": 0}
+    more = {"encoded": encoded, "show": show, "compose": lambda names: np.zeros((len(names), 2, 2, G), int)}
+    return pictures.ImageSubject(**(known | more | {"say": lambda words: None} | changes))
+
+
+def test_codes_that_are_drawn_are_not_paid_for_twice(run: ImageRun, corpus: ImageStore) -> None:
+    """Of VIMCO the rate under the uniform prior is the divergence: distortion and rate are its bound of one sample."""
+    tree = recipe(model=TREE["model"] | {"bottleneck": {"kind": "vimco", "codes": K, "dim": 3, "samples": 2}})
+    assert tree.prior is not None
+    model, prior = build_model(tree, 2).eval(), build_prior(tree, tree.prior, 2).eval()
+    value = {one.name: one.value for one in pictures.bits(subject(run, corpus, model=model, prior=prior)).figures}
+    nats = sum(model.bound(batch, 1).sum().item() for batch in corpus.whole("val", 3))
+    dims = 6 * 3 * SIZE * SIZE
+    # float32 sums of 192 terms, in another order
+    assert value["total, uniform prior"] == pytest.approx(nats / dims / np.log(2), rel=1e-5)
+    assert value["distortion"] + value["rate, uniform prior"] == pytest.approx(value["total, uniform prior"])
+    # A prior that has learned nothing is the uniform one.
+    assert value["total, learned prior"] == pytest.approx(value["total, uniform prior"], rel=1e-5)
+    assert value["rate, learned prior"] == pytest.approx(value["rate, uniform prior"], abs=1e-5)
+    assert value["rate, uniform prior"] < 4 * G * np.log2(K) / (3 * SIZE * SIZE)
+
+
+def test_what_the_codes_tell_is_measured_with_anothers(run: ImageRun, corpus: ImageStore) -> None:
+    given = subject(run, corpus)
+    value = {one.name: one.value for one in pictures.reconstruction(given).figures}
+    names = [given.clips[i].label for i in given.places]
+    donors = derangement(names, 0)
+    assert len(donors) > 1
+    own, others = (
+        given.show([given.codes.sequences[given.places[i]] for i in some], names, "")
+        for some in (range(len(names)), [donors[i] for i in donors])
+    )
+    assert value["PSNR"] == pictures.psnr(given.originals, own)
+    assert value["PSNR, shuffled codes"] == pictures.psnr(given.originals[list(donors)], others)
+
+
+def test_what_was_drawn_is_compared_with_what_was_trained_on(run: ImageRun, corpus: ImageStore) -> None:
+    training = corpus.split("train")
+    copies = np.stack([corpus.pixels[training[i].row] for i in range(4)])
+    given = subject(run, corpus, prior=run.prior[0], show=lambda codes, names, what: copies)
+    value = {one.name: one.value for one in pictures.samples(given).figures}
+    assert value["nearest training image, median"] == value["nearest training image, least"] == 0
+    _, distances = pictures.nearest(given.originals, corpus)
+    assert value["the same of the split's images"] == np.median(distances) > 0
+    assert value["the same of the split's images, least"] == distances.min() > 0
 
 
 def test_signal_to_noise() -> None:
@@ -361,7 +561,7 @@ def test_signal_to_noise() -> None:
 
 
 def test_a_training_image_is_nearest_to_itself(corpus: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "COMPARED", 3)
+    monkeypatch.setattr(pictures, "COMPARED", 3 * 3 * SIZE * SIZE)  # values of three images
     training = corpus.split("train")
     taken = np.stack([corpus.pixels[training[i].row] for i in (3, 0, 7)])
     places, distances = pictures.nearest(taken, corpus)

@@ -92,7 +92,8 @@ def test_conditioning_of_a_position_reaches_its_row_and_those_below() -> None:
     changed[0, 2, 1] += 1
     differs = (net(x, changed) != net(x, c)).flatten(3).any(-1)[0]
     assert not differs[:2].any()
-    assert differs[2, 1:].all()  # and what stands left of it in its row, by the vertical stack
+    assert differs[2, 1:].all()
+    assert differs[3].all()  # by the vertical stack, which spreads a column a layer
     one = c[:, :1, :1]
     # float64, in products of other heights
     torch.testing.assert_close(net(x, one), net(x, one.expand_as(c)), rtol=1e-10, atol=1e-10)

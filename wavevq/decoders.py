@@ -38,9 +38,11 @@ class Decoder(nn.Module, Likelihood):
     def unit(self) -> Unit:
         return self.distribution.unit
 
-    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
+    def reconstruct(
+        self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
         """x ``[B, C, *space]`` as the latents tell it: here one that is drawn; arguments as ``sample``'s."""
-        return self.sample(z, label, noise, sampler)
+        return self.sample(z, label, noise, sampler, temperature, top_p)
 
 
 class WaveNetDecoder(Decoder):
@@ -240,7 +242,9 @@ class ImageDecoder(Decoder):
             values = torch.cat([values, pick(logits, noise[:, colour], temperature, top_p)[:, None]], dim=1)
         return self.distribution.decode(values)
 
-    def reconstruct(self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any) -> Tensor:
+    def reconstruct(
+        self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
         """The expected image: nothing is drawn."""
         return self.mean(z)
 

@@ -36,7 +36,7 @@ from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
 from wavevq.recipe import Evaluation, Recipe, overridden
-from wavevq.run import Run, codebook
+from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 
@@ -172,7 +172,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
 
 def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSubject:
     """What the metrics of images are given; errors as ``subject_of``."""
-    codebook(run.folder, run.recipe, run.model)
+    run.codebook()
     corpus = build_corpus(recipe)
     refuse_unfit(run, corpus, recipe.evaluation.split)
     console.print(corpus.describe(), soft_wrap=True, highlight=False)

@@ -91,8 +91,8 @@ def _stages(
     corpus = build_corpus(recipe)
     if not corpus.split("val"):
         raise WavevqError(
-            "data: no recording of a speaker that is trained on is held out, so there is nothing to validate on; "
-            "name one in val.txt, or without lists give a speaker a second recording"
+            f"data: no {corpus.items[:-1]} of a {corpus.whose} that is trained on is held out, so there is nothing to "
+            f"validate on; name one in val.txt, or without lists give a {corpus.whose} a second one"
         )
     if resume and read_speakers(folder) != corpus.labels:
         raise WavevqError(

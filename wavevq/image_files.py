@@ -12,11 +12,12 @@ from wavevq import pixels
 from wavevq.audio import make_folder
 from wavevq.codes_file import read_codes, write_codes
 from wavevq.distributed import rank, world_size
+from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report
 from wavevq.files import Sampling
 from wavevq.image_run import ImageRun
 from wavevq.jobs import CODES, PAGE, PNG, Job, refuse_full
-from wavevq.progress import Told, codes_bar, with_bar
+from wavevq.progress import Told, codes_bar, told_sampler, with_bar
 from wavevq.run import drawn_labels
 
 AT_ONCE = 32  # images whose codes are drawn together
@@ -35,13 +36,19 @@ def encode(run: ImageRun, jobs: Sequence[Job], console: Console) -> None:
 
 
 def decode(run: ImageRun, jobs: Sequence[Job], label: str | None, sampling: Sampling, console: Console) -> None:
-    """Codes to images, PNG; errors as in ``encode``. label: the class, where the decoder needs one."""
+    """Codes to images, PNG; errors as in ``encode``. label: the class, where the decoder needs one.
+
+    Raises WavevqError for a class that is unknown, or that the decoder would not look at.
+    """
     told = Told("decoded", "decoding", console, audio=False)
     run.label(label)
+    if label is not None and not run.labelled:
+        raise WavevqError(f"--label {label}: the decoder of {run.folder} goes by the codes alone; leave it out")
+    told_sampler(run.sampler, console)
     for job, _ in with_bar(jobs, "decoding", console):
         with told.errors(), told.timing():
             codes = run.check_codes(read_codes(job.source, job.name, axes=(3,)), job.name)
-            pixels.write(job.target, run.decode(codes, label, seed=sampling.seed))
+            pixels.write(job.target, run.decode(codes, label, **sampling.how))
             told.add()
     told.end()
 
@@ -56,13 +63,14 @@ def sample(
     what cannot be had.
     """
     refuse_full(folder)
-    prior, _ = run.trained_prior()
+    prior, sampler = run.trained_prior()
     labels: list[str | None] = [label] * count
     if label is not None:
-        run.label(label)
+        run.known_label(label)
     elif prior.labels or run.labelled:
         labels = [*drawn_labels(run.labels, count, sampling.seed)]
     told = Told("sampled", "sampling", console, audio=False)
+    told_sampler(sampler, console)
     make_folder(folder / PAGE)  # what cannot be written is told before the work
     images = []
     with codes_bar(count * int(np.prod(run.recipe.grid)), console) as advance:
@@ -71,7 +79,7 @@ def sample(
             with told.timing():
                 codes = run.sample_codes([labels[i] for i in some], streams=some, **sampling.how)
                 there = zip(some, codes, strict=True)
-                made = [run.decode(one, labels[i], seed=sampling.seed, stream=i) for i, one in there]
+                made = [run.decode(one, labels[i], stream=i, **sampling.how) for i, one in there]
             advance(codes.size)
             for i, one, image in zip(some, codes, made, strict=True):
                 pixels.write(folder / f"{i + 1:03d}{PNG}", image)

@@ -25,7 +25,7 @@ from wavevq.noise import BELOW, CODES, derived, uniform
 from wavevq.pixels import Pixels, to_images, to_signal
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
-from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run
+from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run, no_prior
 from wavevq.run_folder import find_run, read_recipe, read_speakers, trained_on
 from wavevq.sampling import Backend, Precision, choose_grid
 from wavevq.vqvae import VqVae
@@ -55,6 +55,15 @@ class ImageRun:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def codebook(self) -> int:
+        """K, as ``Run.codebook``."""
+        return codebook(self.folder, self.recipe, self.model)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the side of what a position of the codes stands for: all hops multiplied."""
+        return self.model.hop * (1 if self.below is None else self.below.stride)
+
     @property
     def labelled(self) -> bool:
         """Whether images depend on the class that is named, given their codes."""
@@ -69,10 +78,22 @@ class ImageRun:
             raise WavevqError(f"{said} of {self.folder}; it knows {', '.join(self.labels)}")
         return self.labels.index(name)
 
+    def known_label(self, name: str) -> int:
+        """The number of a class that images are asked of. Raises WavevqError where prior and decoder know none."""
+        if not (self.trained_prior()[0].labels or self.labelled):
+            raise WavevqError(f"{self.folder}: knows no classes that an image could be asked of")
+        return self.label(name)
+
     @torch.no_grad()
     def encode(self, image: Pixels) -> NDArray[np.int64]:
-        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]`` whose sides are multiples of all hops multiplied."""
-        codebook(self.folder, self.recipe, self.model)
+        """Codes int64 ``[h, w, G]`` of an image ``[H, W, 3]``, H and W any multiples of ``stride``.
+
+        Raises WavevqError for another, and for a model without codes.
+        """
+        self.codebook()
+        height, width = image.shape[:2]
+        if height % self.stride or width % self.stride or not image.size:
+            raise WavevqError(f"an image of {width} x {height} pixels: both must be multiples of {self.stride}")
         x = (
             to_signal(image[None])
             if self.below is None
@@ -85,22 +106,31 @@ class ImageRun:
 
     @torch.no_grad()
     def decode(
-        self, codes: NDArray[np.integer[Any]], label: str | None = None, *, seed: int = 0, stream: int = 0
+        self,
+        codes: NDArray[np.integer[Any]],
+        label: str | None = None,
+        *,
+        seed: int = 0,
+        stream: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
     ) -> Pixels:
         """The image uint8 ``[h x hop, w x hop, 3]`` that codes ``[h, w, G]`` tell of, of any height and width.
 
         The expected one; a decoder whose pixels, or codes, depend on each other draws one, with stream ``stream`` of
         ``seed``, and those below it of seeds derived from that. Raises WavevqError for codes of another codebook.
         """
+        check_sampling(seed, temperature, top_p)
         found = torch.from_numpy(self.check_codes(codes))[None].to(self.device)
         values = COLOURS if self.below is None else self.below.recipe.grid[2]
         shape = (1, values, *(side * self.model.hop for side in codes.shape[:2]))
         noise = uniform(seed, [stream], int(np.prod(shape))).view(shape).to(self.device)
         number = torch.tensor([self.label(label)], device=self.device)
-        x = self.model.decoder.reconstruct(self.model.bottleneck.lookup(found), number, noise, self.sampler)
+        z = self.model.bottleneck.lookup(found)
+        x = self.model.decoder.reconstruct(z, number, noise, self.sampler, temperature, top_p)
         if self.below is not None:
-            lower = x[0].movedim(0, -1).cpu().numpy()
-            return self.below.decode(lower, label, seed=derived(seed, BELOW), stream=stream)
+            lower, how = x[0].movedim(0, -1).cpu().numpy(), {"temperature": temperature, "top_p": top_p}
+            return self.below.decode(lower, label, seed=derived(seed, BELOW), stream=stream, **how)
         image: Pixels = to_images(x)[0]
         return image
 
@@ -121,11 +151,9 @@ class ImageRun:
         """
         check_sampling(seed, temperature, top_p)
         prior, sampler = self.trained_prior()
-        if any(name is not None for name in labels) and not (prior.labels or self.labelled):
-            raise WavevqError(f"{self.folder}: knows no classes that an image could be asked of")
+        known = [prior.nobody if name is None else min(self.known_label(name), prior.nobody) for name in labels]
         if None in labels and prior.labels and not prior.drop:
             raise WavevqError(f"{self.folder}: its prior needs a class of {', '.join(self.labels)}")
-        known = [prior.nobody if name is None else min(self.label(name), prior.nobody) for name in labels]
         grid = self.recipe.grid
         noise = uniform(derived(seed, CODES), streams or range(len(labels)), int(np.prod(grid))).to(self.device)
         label = torch.tensor(known, device=self.device)
@@ -134,12 +162,12 @@ class ImageRun:
     def trained_prior(self) -> tuple[Prior, GridSampler]:
         """The prior and what draws from it. Raises WavevqError where none has been trained."""
         if self.prior is None:
-            raise WavevqError(f"{self.folder}: has no trained prior; its recipe needs a prior section, and training")
+            raise no_prior(self.folder, self.recipe)
         return self.prior
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[h, w, G]``. Raises WavevqError, with ``name``, where they are not this model's."""
-        size, groups = codebook(self.folder, self.recipe, self.model), self.recipe.grid[2]
+        size, groups = self.codebook(), self.recipe.grid[2]
         refuse_noncodes(codes.dtype, codes.shape, name, 3)
         if codes.shape[2] != groups:
             raise WavevqError(f"{name}: has {codes.shape[2]} codes a position; {self.folder} has {groups}")

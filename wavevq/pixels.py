@@ -25,6 +25,8 @@ Pixels = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 VALUES = 256  # of a colour
 HALF = (VALUES - 1) / 2
+# By Pillow: SyntaxError of a damaged PNG, RuntimeError of a damaged AVIF and of a kind of DDS that it does not know.
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -46,8 +48,7 @@ def read(source: str | Path | BinaryIO, size: int | None = None) -> Pixels:
             if size is not None:
                 file.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no larger than is needed
             return np.array(_fitted(_coloured(ImageOps.exif_transpose(file)), size))
-    # SyntaxError: a damaged PNG.
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise WavevqError(f"{name}: not an image that can be read, such as png or jpg ({reason})") from None
 

@@ -131,6 +131,12 @@ def seconds_bar(
     return _bar(label, total, console, TextColumn("{task.completed:.1f}/{task.total:.1f} s"), RealTime())
 
 
+def told_sampler(sampler: object, console: Console) -> None:
+    """Says what draws; None where nothing does."""
+    if sampler is not None:
+        console.print(f"sampler: {sampler}", soft_wrap=True, highlight=False)
+
+
 def codes_bar(total: float, console: Console) -> AbstractContextManager[Callable[[float], None]]:
     return _bar("drawing codes", total, console, MofNCompleteColumn())
 

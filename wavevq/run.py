@@ -203,10 +203,7 @@ class Run:
     def trained_prior(self) -> tuple[Prior, Sampler]:
         """The prior and what draws from it. Raises WavevqError where none has been trained."""
         if self.prior is None:
-            lacking = "its recipe needs a prior section, and training"
-            if self.recipe.prior is not None:
-                lacking = f"wavevq train RECIPE --stage prior --run {self.folder} trains it"
-            raise WavevqError(f"{self.folder}: has no trained prior; {lacking}")
+            raise no_prior(self.folder, self.recipe)
         return self.prior
 
     @torch.no_grad()
@@ -387,6 +384,13 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     prior = build_prior(recipe, recipe.prior, labels)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
     return prior
+
+
+def no_prior(folder: Path, recipe: Recipe) -> WavevqError:
+    lacking = "its recipe needs a prior section, and training"
+    if recipe.prior is not None:
+        lacking = f"wavevq train RECIPE --stage prior --run {folder} trains it"
+    return WavevqError(f"{folder}: has no trained prior; {lacking}")
 
 
 def check_sampling(seed: int, temperature: float, top_p: float) -> None:

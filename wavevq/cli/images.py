@@ -79,9 +79,10 @@ def sample(
 
 
 def load(name: str | None, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16") -> ImageRun:
-    """As ``options.load``."""
+    """As ``options.load``; what draws is said where something does."""
     from wavevq.image_run import load_image_run
 
     run = load_image_run(name, sampler=sampler, precision=precision)
+    run.codebook()
     options.tell(name, run.folder, console)
     return run

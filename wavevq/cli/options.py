@@ -73,13 +73,14 @@ def load(
 
     sampler: None where nothing is sampled, and no time to be lost on importing what would.
     """
+    from wavevq.progress import told_sampler
     from wavevq.run import load_run
 
     run = load_run(name, sampler=sampler or "reference", precision=precision, enrolled=enrolled)
     run.codebook()  # every command that loads a model works on codes
     tell(name, run.folder, console)
     if sampler is not None:
-        console.print(f"sampler: {run.sampler}", soft_wrap=True, highlight=False)
+        told_sampler(run.sampler, console)
     return run
 
 

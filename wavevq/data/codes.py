@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 class Codes:
     """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``.
 
-    names: of what was encoded.
+    names: of what was encoded, where they are known, for messages.
     """
 
     sequences: Sequence[NDArray[np.int64]]
     labels: Sequence[int]
-    names: Sequence[str]
+    names: Sequence[str] = ()
 
     def batch(self, members: Sequence[int]) -> Batch:
         """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``."""
@@ -56,7 +56,8 @@ class CodeCrops(Windows):
         self, codes: Codes, crop: int, batch: int, rate: float, seed: int, unit: str = "audio_seconds"
     ) -> None:
         self.codes = codes
-        super().__init__(codes.names, [len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
+        names = codes.names or [f"sequence {i}" for i in range(len(codes.sequences))]
+        super().__init__(names, [len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes.

@@ -49,7 +49,7 @@ File = tuple[Path, tuple[Picture, ...]]  # and what is in it
 class Images:
     """A corpus: its files in order, each with the pictures in it.
 
-    side: H and W of every image. read: the images uint8 ``[n, side, side, 3]`` of a file. missing: images that it
+    side: H and W of every image. read: the images uint8 ``[n, side, side, 3]`` of a file. missing: files that it
     should hold and that are not there.
     """
 
@@ -75,8 +75,8 @@ def cifar10(root: str | Path, held_out: float) -> Images:
         return _held_out(top, files, _read_strip, held_out)
     for base in (top / CIFAR10_FOLDER, top):
         if (base / "data_batch_1").is_file():
-            found = {name: base / name for name in BATCHES if (base / name).is_file()}
-            files = [(path, tuple(_pictures(path, BATCHES[name]))) for name, path in found.items()]
+            found = {base / name: split for name, split in BATCHES.items()}
+            files = [(path, tuple(_pictures(path, split)) if path.is_file() else ()) for path, split in found.items()]
             return _held_out(top, files, lambda path: _batch(path)[0], held_out)
     raise no_corpus(root, f"{CIFAR10_FOLDER}/data_batch_1 or train.csv with train_00.png", "cifar10")
 
@@ -84,10 +84,13 @@ def cifar10(root: str | Path, held_out: float) -> Images:
 def folder(root: str | Path, side: int, held_out: float, seed: int) -> Images:
     """Any folder of images with one folder a class, however deep the files lie in it, resized to ``side``.
 
-    Where there is a folder ``train`` in it, that holds them, and ``val`` and ``test`` beside it are the split test.
+    Where there is a folder ``train`` in it, that holds them, and ``val`` and ``test`` beside it are the split test. But
+    one of images alone, beside folders of other names, is a class.
     """
     top = existing(root)
-    trains = top / "train" if (top / "train").is_dir() else top
+    beside = {path.name for path in top.glob("[!.]*") if path.is_dir()}
+    divided = beside <= {"train", "val", "test"} or any(path.is_dir() for path in top.glob("train/[!.]*"))
+    trains = top / "train" if "train" in beside and divided else top
     listing = corpora.folder(trains, held_out, seed, SUFFIXES, LAYOUT)
     files: list[File] = [(clip.path, (Picture(clip.name, clip.speaker, clip.split, 0),)) for clip in listing.clips]
     trained = {clip.speaker for clip in listing.clips if clip.split == "train"}
@@ -108,7 +111,6 @@ def _read_one(side: int, path: Path) -> Pixels:
 def _held_out(top: Path, files: Sequence[File], read: Callable[[Path], Pixels], share: float) -> Images:
     """CIFAR-10 with the last ``share`` of its training images, at least one, in the split val."""
     there = [file for file in files if file[0].is_file()]
-    missing = sum(len(pictures) for _, pictures in files) - sum(len(pictures) for _, pictures in there)
     trained = sum(one.split == "train" for _, pictures in there for one in pictures)
     if trained < 2:
         raise WavevqError(f"data.root: {top} must hold an image to train on and one to validate on")
@@ -121,7 +123,7 @@ def _held_out(top: Path, files: Sequence[File], read: Callable[[Path], Pixels], 
             splits.append("val" if one.split == "train" and done >= last else one.split)
             done += one.split == "train"
         found.append((path, tuple(replace(one, split=split) for one, split in zip(pictures, splits, strict=True))))
-    return Images(top, tuple(found), SIDE, read, missing)
+    return Images(top, tuple(found), SIDE, read, len(files) - len(there))
 
 
 # --- CIFAR-10's files ---------------------------------------------------------------------------------------
@@ -160,7 +162,11 @@ def _batch(path: Path) -> tuple[Pixels, list[int], list[str]]:
     data, labels, names = found[b"data"], found[b"labels"], found[b"filenames"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * SIDE * SIDE,):
         raise _no_batch(path, f"data is not an array of {3 * SIDE * SIDE} bytes a row")
-    if not isinstance(labels, list) or len(labels) != len(data) or not set(labels) <= set(range(len(CIFAR10))):
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(data)
+        or any(type(one) is not int or not 0 <= one < len(CIFAR10) for one in labels)
+    ):
         raise _no_batch(path, "labels are not one of 0 to 9 for each row")
     if not isinstance(names, list) or len(names) != len(data) or not all(isinstance(name, bytes) for name in names):
         raise _no_batch(path, "filenames are not one for each row")

@@ -165,7 +165,7 @@ def _distortion(found: likelihood.Likelihoods) -> list[Figure]:
     alone = "" if found.shuffled_gap is not None else "no speaker has a second clip"
     single = "" if found.wrong_speaker_gap is not None else "the model has one speaker"
     return [
-        Figure("distortion", found.bits, "bits/sample", "-log2 p(x | z_q(x))"),
+        Figure("distortion", found.distortion, "bits/sample", "-log2 p(x | z_q(x))"),
         Figure("entropy of the classes", found.marginal, "bits/sample", "without a model"),
         Figure("shuffled-codes gap", found.shuffled_gap, "bits/sample", alone),
         Figure("wrong-speaker gap", found.wrong_speaker_gap, "bits/sample", single),
@@ -187,8 +187,8 @@ def _rate(subject: Subject, rates: rate.Rates | None, found: likelihood.Likeliho
     return [
         Figure("rate, uniform prior", each * uniform, "bits/sample", "log2 K a code"),
         Figure("rate, learned prior", times(each, learned), "bits/sample", note),
-        Figure("total, uniform prior", found.bits + each * uniform, "bits/sample"),
-        Figure("total, learned prior", times(each, learned, found.bits), "bits/sample", note),
+        Figure("total, uniform prior", found.distortion + each * uniform, "bits/sample"),
+        Figure("total, learned prior", times(each, learned, found.distortion), "bits/sample", note),
         Figure("a code, uniform prior", uniform, "bits/code", f"log2 {subject.size}"),
         Figure("a code, by frequency", rate.by_frequency(np.concatenate(subject.codes), counts), "bits/code"),
         Figure("a code, learned prior", learned, "bits/code", note),

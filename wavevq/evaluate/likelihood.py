@@ -42,8 +42,8 @@ class Likelihoods:
     wrong_speaker_gap: bits a sample more with another speaker's label, mean over the others; None with one speaker, and
     where the decoder does not look at labels.
     usage: of the codes over these clips; None for a model without codes, whose latents take their place in all this.
-    rate: the KL divergence of a VAE's latents, bits a sample, else None; ``bits`` then are the evidence bound, rate
-    included, by one drawing of each clip's latents. clips, samples: how many were measured.
+    rate: the KL divergence of latents or codes that are drawn, bits a sample, else None; ``bits`` then are the evidence
+    bound, rate included, by one drawing of each clip's. clips, samples: how many were measured.
     """
 
     bits: float
@@ -54,6 +54,11 @@ class Likelihoods:
     clips: int
     samples: int
     rate: float | None = None
+
+    @property
+    def distortion(self) -> float:
+        """``bits`` without the rate, where that is included."""
+        return self.bits - (self.rate or 0.0)
 
 
 @torch.no_grad()

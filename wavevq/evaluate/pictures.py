@@ -29,8 +29,7 @@ from wavevq.recipe import Evaluation
 from wavevq.vqvae import VqVae
 
 LOOKED_AT = 10  # images in a row of the page
-COMPARED = 2048  # training images compared at once
-RED_OF = 256  # values of a colour
+COMPARED = 2**23  # values of training images compared at once
 
 # (codes [h, w, G] of each image, its class or None, what it is for) -> images [N, H, W, 3].
 Show = Callable[[Sequence[NDArray[np.int64]], Sequence[str | None], str], Pixels]
@@ -121,7 +120,7 @@ class ImageSubject:
     @cached_property
     def given(self) -> float:
         """Bits an image, mean, of its pixels and of all codes but this model's, given these: -log2 p(x, c_1 | c_2)."""
-        own = self.found.bits * self.found.samples / self.found.clips
+        own = self.found.distortion * self.found.samples / self.found.clips
         return own + (self.below.given if self.below is not None else 0.0)
 
     @property
@@ -153,22 +152,27 @@ def bits(subject: ImageSubject) -> Findings:
     found, unit = subject.found, f"bits/{subject.model.decoder.unit}"
     codes = sum(one.size for one in subject.codes.sequences) / found.samples
     even = codes * math.log2(subject.size)
+    # Codes that are drawn (VIMCO) cost less by the entropy of the drawing; those of a quantizer are certain.
+    drawn = 0.0 if found.rate is None else even - found.rate
+    less = f", less {drawn:.4g} of their drawing" if drawn else ""
     alike = rate.by_frequency(np.concatenate([one.ravel() for one in subject.codes.sequences]), subject.counts)
     alone = "" if found.shuffled_gap is not None else "no class has a second image"
     blind = "" if found.wrong_speaker_gap is not None else "the decoder does not look at classes"
     figures = [
-        Figure("distortion", found.bits, unit, "-log2 p(x | z_q(x))"),
+        Figure("distortion", found.distortion, unit, "-log2 p(x | z_q(x))"),
         Figure("entropy of the values", found.marginal, unit, "without a model"),
         Figure("shuffled-codes gap", found.shuffled_gap, unit, alone),
         Figure("wrong-class gap", found.wrong_speaker_gap, unit, blind),
-        Figure("rate, uniform prior", even, unit, f"{codes:.4g} codes/{subject.model.decoder.unit} of log2 K"),
-        Figure("total, uniform prior", found.bits + even, unit),
-        Figure("rate, codes by frequency", codes * alike, unit, "each code by itself"),
+        Figure(
+            "rate, uniform prior", even - drawn, unit, f"{codes:.4g} codes/{subject.model.decoder.unit} of log2 K{less}"
+        ),
+        Figure("total, uniform prior", found.distortion + even - drawn, unit),
+        Figure("rate, codes by frequency", codes * alike - drawn, unit, "each code by itself"),
     ]
     if (rates := subject.rates) is not None:
         figures += [
-            Figure("rate, learned prior", codes * rates.bits, unit, f"{rates.bits:.4g} bits/code"),
-            Figure("total, learned prior", found.bits + codes * rates.bits, unit),
+            Figure("rate, learned prior", codes * rates.bits - drawn, unit, f"{rates.bits:.4g} bits/code{less}"),
+            Figure("total, learned prior", found.distortion + codes * rates.bits - drawn, unit),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
         ]
     each = "8-bit value of a colour" if subject.below is None else "code of the model below"
@@ -266,7 +270,7 @@ def samples(subject: ImageSubject) -> Findings:
 def psnr(images: Pixels, others: Pixels) -> float:
     """Peak signal-to-noise ratio in dB of 8-bit images, by their mean squared error, which is at least 1e-4."""
     error = np.square(images.astype(np.float64) - others.astype(np.float64)).mean()
-    return 10 * math.log10((RED_OF - 1) ** 2 / max(float(error), 1e-4))
+    return 10 * math.log10((pixels.VALUES - 1) ** 2 / max(float(error), 1e-4))
 
 
 def nearest(images: Pixels, corpus: ImageStore) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -277,9 +281,9 @@ def nearest(images: Pixels, corpus: ImageStore) -> tuple[NDArray[np.int64], NDAr
     rows = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32))
     least = torch.full((len(images),), math.inf)
     place = torch.zeros(len(images), dtype=torch.int64)
-    count = len(corpus.split("train"))
-    for first in range(0, count, COMPARED):
-        some = range(first, min(count, first + COMPARED))
+    count, together = len(corpus.split("train")), max(1, COMPARED // rows.shape[1])
+    for first in range(0, count, together):
+        some = range(first, min(count, first + together))
         trained = pixels.values(corpus.examples("train", some).x).permute(0, 2, 3, 1).flatten(1).float()
         squares = torch.cdist(rows, trained, compute_mode="donot_use_mm_for_euclid_dist").square().min(1)
         closer = squares.values < least
@@ -296,5 +300,5 @@ def map_over(subject: ImageSubject, place: int) -> Pixels:
 
 def code_map(codes: NDArray[np.int64], size: int, hop: int) -> Pixels:
     """Codes ``[h, w, G]`` as an image ``[h x hop, w x hop, 3]``, a colour of its own for each of K = ``size``."""
-    colours = (uniform(0, range(size), 3).numpy() * RED_OF).astype(np.uint8)
+    colours = (uniform(0, range(size), 3).numpy() * pixels.VALUES).astype(np.uint8)
     return colours[codes[..., 0]].repeat(hop, 0).repeat(hop, 1)
