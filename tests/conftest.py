@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,34 @@ MakeAudio = Callable[..., Path]
 def _no_test_touches_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAVEVQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+class Online(BaseException):
+    """Not an Exception, so that nothing takes it for a failed fetch."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_calls_home() -> Iterator[None]:
+    """No test's process reaches beyond this machine; what ``wavevq download`` fetches, its tests serve themselves."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def local(address: Any) -> bool:
+        return not isinstance(address, tuple) or str(address[0]) in ("localhost", "127.0.0.1", "::1")
+
+    def connected(self: socket.socket, address: Any) -> None:
+        if not local(address):
+            raise Online(f"a connection to {address}")
+        connect(self, address)
+
+    def looked_up(host: Any, *more: Any, **named: Any) -> Any:
+        if host is not None and not local((host,)):
+            raise Online(f"a look-up of {host}")
+        return look_up(host, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connected)
+        patch.setattr(socket, "getaddrinfo", looked_up)
         yield
 
 

@@ -79,11 +79,7 @@ def subject_of(
     def encoded(split: Split) -> Codes:
         digits = [int(corpora.digit(clip.name)) for clip in store.split(split)]
         labels = [store.speakers.index(clip.speaker) for clip in store.split(split)]
-        return Codes(
-            [np.array([digit] * round(SECONDS * RATE / HOP) + [9]) for digit in digits],
-            labels,
-            [str(i) for i in range(len(digits))],
-        )
+        return Codes([np.array([digit] * round(SECONDS * RATE / HOP) + [9]) for digit in digits], labels)
 
     def draw(
         codes: Sequence[NDArray[np.int64]], voices: Sequence[str], streams: Sequence[int], what: str

@@ -39,9 +39,7 @@ def metric(codes: list[np.ndarray], labels: list[int], size: int) -> Findings:
     given: dict[str, Any] = {
         "plan": SimpleNamespace(split="val"),
         "seed": 0,
-        "encoded": lambda split: Codes(
-            [np.append(one, size) for one in codes], labels, [str(i) for i in range(len(codes))]
-        ),
+        "encoded": lambda split: Codes([np.append(one, size) for one in codes], labels),
     }
     return codebook.metric(Coded(**{one.name: given.get(one.name) for one in fields(Subject)}, K=size))
 

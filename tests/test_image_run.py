@@ -261,7 +261,7 @@ def test_grids_are_kept_whole(tmp_path: Path) -> None:
     save_codes(tmp_path / "codes", grids())
     for one, other in zip(load_codes(tmp_path / "codes", 7, K), grids(), strict=True):
         np.testing.assert_array_equal(one, other)
-    crops = CodeCrops(Codes(grids(), [0, 1] * 3 + [0], [*"abcdefg"]), 3, 7, 3, seed=0, unit="images")
+    crops = CodeCrops(Codes(grids(), [0, 1] * 3 + [0]), 3, 7, 3, seed=0, unit="images")
     assert (crops.steps_per_epoch, crops.amount) == (1, 7)
     for epoch in range(3):
         batch = crops.at(epoch)
@@ -275,7 +275,7 @@ def test_grids_are_kept_whole(tmp_path: Path) -> None:
 def test_rates_are_those_of_every_code_and_no_end(run: ImageRun) -> None:
     assert run.recipe.prior is not None
     prior = build_prior(run.recipe, run.recipe.prior, 2).eval()  # it begins at the uniform distribution
-    codes = Codes(grids(), [0, 1] * 3 + [0], [*"abcdefg"])
+    codes = Codes(grids(), [0, 1] * 3 + [0])
     counts = rate.counts(codes, K)
     assert counts.sum() == 7 * 3 * 2 * G
     found = rate.measure(prior, codes, counts, batch=3, others=None, seed=0)

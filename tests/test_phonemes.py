@@ -219,11 +219,7 @@ def subject(
         cycle = [class_of(symbol, "") for symbol in symbols]
         if which == "val" and phones:
             every = [np.array([cycle[(cycle.index(c) + told) % 5] for c in one]) for one in every]
-        return Codes(
-            [np.append(np.maximum(one, 0), len(CLASSES)) for one in every],
-            [0] * len(every),
-            [str(i) for i in range(len(every))],
-        )
+        return Codes([np.append(np.maximum(one, 0), len(CLASSES)) for one in every], [0] * len(every))
 
     given: dict[str, Any] = {"store": store, "plan": Evaluation(split=split), "seed": 0, "encoded": encoded}
     return Knowing(**{field.name: given.get(field.name) for field in fields(Subject)})

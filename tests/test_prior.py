@@ -148,7 +148,7 @@ def test_an_unconditional_prior_takes_any_label_for_nobodys(kind: str) -> None:
     assert one.label.tolist() == [0, 1, 2]
     nobody = replace(one, label=torch.zeros(3, dtype=torch.int64))
     assert torch.equal(made.training_loss(one).loss, made.training_loss(nobody).loss)
-    held_out = Codes([np.append(row, K) for row in codes.numpy()], [0, 1, 2], [*"abc"])
+    held_out = Codes([np.append(row, K) for row in codes.numpy()], [0, 1, 2])
     found = measure(made.eval(), held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
     assert (found.wrong_label_gap, found.unlabelled) == (None, None)
     alike = made.sample(torch.tensor([0, 7]), uniform(0, [0], 30).expand(2, -1), sampler(made))
@@ -182,7 +182,7 @@ def test_it_learns_what_can_be_learned_and_samples_it(kind: str) -> None:
     assert [one.tolist() for one in drawn] == [row[:-1] for row in codes.tolist()]
     rest = made.sample(torch.arange(LABELS), uniform(0, range(LABELS), 60), sampler(made), prefix=codes[:, :3])
     assert [one.tolist() for one in rest] == [row[3:-1] for row in codes.tolist()]
-    held_out = Codes([row.numpy() for row in codes], list(range(LABELS)), [str(i) for i in range(LABELS)])
+    held_out = Codes([row.numpy() for row in codes], list(range(LABELS)))
     found = measure(made, held_out, torch.ones(K, dtype=torch.int64), batch=2, others=None, seed=0)
     assert found.bits < 0.1
     assert found.wrong_label_gap is not None and found.wrong_label_gap > 0.5  # noqa: PT018
@@ -224,7 +224,7 @@ def test_a_clip_does_not_depend_on_the_others(kind: str) -> None:
 def corpus() -> Codes:
     rng = np.random.default_rng(0)
     rows = [np.append(rng.integers(K, size=n), K) for n in (1, 7, 20, 45)]
-    return Codes(rows, [0, 1, 2, 0], [*"abcd"])
+    return Codes(rows, [0, 1, 2, 0])
 
 
 def test_crops_are_a_function_of_the_step_and_cover_the_corpus() -> None:

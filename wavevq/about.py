@@ -33,19 +33,19 @@ def of_run(name: str | None) -> Table:
     table.add_row("decoder", f"{model.decoder.kind}, {model.decoder.size}")
     _add_rate_rows(table, recipe)
     table.add_row("parameters", f"{sum(p.numel() for p in build_model(recipe, len(speakers)).parameters()):,}")
-    speech = recipe.data.signal == "speech"
-    table.add_row("speakers" if speech else "classes", f"{len(speakers)}: {', '.join(speakers)}")
+    named = {"speech": "speakers", "video": "shapes"}.get(recipe.data.signal, "classes")
+    table.add_row(named, f"{len(speakers)}: {', '.join(speakers)}")
     for voice in voices.enrolled(folder):
         before, after = (voice.about[f"bits_per_sample_{when}"] for when in ("before", "after"))
         told = f"{voice.name}, {voice.about['seconds']:.1f} s: {before:.3f} bits/sample as {voice.about['nearest']}"
         table.add_row("enrolled", f"{told}, {after:.3f} as itself")
-    _add_training_rows(table, "", folder, recipe.train, "samples" if speech else None)
+    whole = {"speech": None, "video": "clips"}.get(recipe.data.signal, "images")
+    _add_training_rows(table, "", folder, recipe.train, whole or f"x {recipe.train.crop} samples")
     if recipe.prior is not None:
         table.add_row("prior", _described(recipe.prior))
         if not recipe.prior.joint:
-            _add_training_rows(
-                table, "prior's ", prior_folder(folder, recipe), recipe.prior, "codes" if speech else None
-            )
+            crop = whole or f"x {recipe.prior.crop} codes"
+            _add_training_rows(table, "prior's ", prior_folder(folder, recipe), recipe.prior, crop)
     return table
 
 
@@ -58,26 +58,27 @@ def _described(prior: r.Prior) -> str:
             network = f"{kind}, {layers} layers, {width} channels, {heads} heads"
         case r.PixelCnnPrior(kind=kind, layers=layers, residual=width):
             network = f"{kind}, {layers} layers, {width} channels"
-    told = (
-        f"given the {'speaker' if 'speech' in prior.network.signals else 'class'}"
-        if prior.speaker_dim
-        else "unconditional"
-    )
+        case r.VideoPrior(kind=kind, layers=layers, residual=width, past_layers=past):
+            network = f"{kind}, {layers} layers, {width} channels, {2**past} earlier frames"
+    whose = {"speech": "speaker", "video": "shape"}.get(prior.network.signals[0], "class")
+    told = f"given the {whose}" if prior.speaker_dim else "unconditional"
+    if isinstance(prior.network, r.VideoPrior):
+        told = f"given the actions and the {whose}" if prior.speaker_dim else "given the actions"
     if prior.speaker_dim and prior.drop_speaker:
         told += " or none"
     joint = f"; trained jointly, weight {prior.joint.weight:g}, tau {prior.joint.tau:g}" if prior.joint else ""
     return f"{network}, {told}{joint}"
 
 
-def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule, unit: str | None) -> None:
+def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule, items: str) -> None:
     """How far a training has come and its last validation.
 
-    folder: its checkpoints and metrics are in it. unit: of a crop, None where images are taken whole.
+    folder: its checkpoints and metrics are in it. items: what a batch is of.
     """
     saved = checkpoints(folder / CHECKPOINTS)
     step = read_state(saved[-1])["step"] if saved else 0
     done = f"step {step} of {plan.steps}, {'finished' if (folder / SUMMARY).is_file() else 'not finished'}"
-    table.add_row(f"{whose}training", f"{done}; batch {plan.batch} {f'x {plan.crop} {unit}' if unit else 'images'}")
+    table.add_row(f"{whose}training", f"{done}; batch {plan.batch} {items}")
     for line in read_metrics(folder, "validation")[-1:]:
         table.add_row(f"{whose}validation", f"after step {line['step']}")
         for key, value in line.items():
@@ -139,12 +140,13 @@ def _add_rate_rows(table: Table, recipe: r.Recipe) -> None:
         if bits:
             table.add_row("bit rate", f"{rate * bits:.4g} bits/s")
         return
-    height, width, groups = recipe.grid
-    table.add_row("hop", f"{recipe.hop} {'pixels' if recipe.data.signal == 'images' else 'positions of its codes'}")
-    table.add_row("codes", f"{height} x {width} x {groups} an image")
+    grid, item = recipe.grid, "a clip" if recipe.data.signal == "video" else "an image"
+    side, frames = recipe.space[0] // grid[-3], math.prod(grid[:-3])
+    table.add_row("hop", f"{side} {'positions of its codes' if recipe.data.signal == 'codes' else 'pixels'}")
+    table.add_row("codes", f"{' x '.join(map(str, grid))} {item}")
     if bits:
-        each = height * width * groups * bits
-        table.add_row("bits", f"{each:.4g} an image, {each / (3 * recipe.size**2):.4g} bits/dim")
+        each = math.prod(grid) * bits
+        table.add_row("bits", f"{each:.4g} {item}, {each / (3 * frames * recipe.size**2):.4g} bits/dim")
 
 
 def _signal(recipe: r.Recipe) -> str:
@@ -154,4 +156,5 @@ def _signal(recipe: r.Recipe) -> str:
     if isinstance(recipe.data, r.Coded):
         height, width, groups = recipe.data.first.grid
         return f"{height} x {width} x {groups} of {recipe.data.first.model.bottleneck.codes}, by {recipe.data.run}"
-    return f"{recipe.data.size} x {recipe.data.size} pixels"
+    frames = f"{recipe.data.frames} frames of " if isinstance(recipe.data, r.Shapes) else ""
+    return f"{frames}{recipe.data.size} x {recipe.data.size} pixels"

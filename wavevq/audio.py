@@ -211,7 +211,8 @@ def writing(path: str | Path, rate: int) -> Iterator[Callable[[NDArray[np.floati
     container, coding = check_format(path, rate)
     with replacing(path) as temporary:
         try:
-            with soundfile.SoundFile(temporary, "w", rate, 1, subtype=coding, format=container) as file:
+            name = os.fsencode(temporary)  # of a name that is no text soundfile can make nothing
+            with soundfile.SoundFile(name, "w", rate, 1, subtype=coding, format=container) as file:
 
                 def put_on(samples: NDArray[np.floating]) -> None:
                     for start in range(0, len(samples), BLOCK):

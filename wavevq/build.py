@@ -13,7 +13,7 @@ from torch import nn
 
 from wavevq import recipe as r
 from wavevq.audio import LEVEL_RMS
-from wavevq.data import corpora, image_store, images, synthetic
+from wavevq.data import corpora, image_store, images, shapes, synthetic
 from wavevq.data.alignments import aligned
 from wavevq.data.cache import cache_folder
 from wavevq.data.coded import CodedCorpus
@@ -21,7 +21,7 @@ from wavevq.data.codes import Codes
 from wavevq.data.corpora import Listing, Split
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
-from wavevq.decoders import Decoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
+from wavevq.decoders import Decoder, FrameDecoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
 from wavevq.distributed import first
 from wavevq.errors import WavevqError
 from wavevq.evaluate.likelihood import codes_place, encoded
@@ -34,6 +34,7 @@ from wavevq.nn.images import CodesEncoder, ImageEncoder, ImageUpsampler
 from wavevq.nn.pixelcnn import PixelCNN
 from wavevq.nn.quantizers import EmaQuantizer, GradientQuantizer
 from wavevq.nn.transformer import Transformer
+from wavevq.nn.video import FrameEncoder, Past, VideoPixelNetwork
 from wavevq.nn.wavenet import WaveNet
 from wavevq.pixels import VALUES
 from wavevq.prior import Prior
@@ -100,6 +101,9 @@ def _recorded(recipe: r.Recipe) -> Corpus:
         case r.Images() as data:
             listing = images.folder(data.root, data.size + 2 * data.margin, data.held_out, recipe.seed)
             return image_store.prepare(listing, data.size, data.flip)
+        case r.Shapes() as data:
+            held_out = max(1, round(data.clips * data.held_out))
+            return shapes.Shapes(data.size, data.frames, data.clips, held_out, recipe.seed)
         case _:
             return build_store(recipe)
 
@@ -197,6 +201,8 @@ def build_encoder(e: r.Encoder, dim: int, rate: int | None, values: Values = PIX
             return SpectralEncoder(e.kind, rate, e.frame_hop, e.frame_window, e.bands, strided)
         case r.ImageEncoder():
             return build_grid_encoder(e, values.groups, dim)
+        case r.FrameEncoder():
+            return FrameEncoder(build_grid_encoder(e, values.groups, dim))
         case r.CodesEncoder():
             network = build_grid_encoder(e, e.embedding, dim)
             return CodesEncoder(values.classes, values.groups, e.embedding, network)
@@ -217,7 +223,7 @@ def values_a_latent(e: r.Encoder, values: Values = PIXEL) -> float:
     """Samples, or values of images or codes, that one latent vector stands for."""
     match e:
         case r.GridEncoder():
-            return values.groups * e.hop**2 / e.groups
+            return values.groups * e.side**2 / e.groups
         case _:
             return e.hop
 
@@ -249,12 +255,13 @@ def build_decoder(model: r.Model, speakers: int, values: Values = PIXEL) -> Deco
                 context=d.context,
                 context_layers=d.context_layers,
             )
-        case r.ImageDecoder() as d, r.ImageEncoder() as e:
+        case r.ImageDecoderLayers() as d, r.GridEncoder() as e:
             pixels, latent = build_pixels(d.distribution), e.groups * model.bottleneck.dim
-            return ImageDecoder(
+            image = ImageDecoder(
                 ImageUpsampler(latent, e.strides, e.window, d.channels, d.residual_blocks, d.residual, pixels.width),
                 pixels,
             )
+            return FrameDecoder(image) if isinstance(d, r.FrameDecoder) else image
         case r.PixelCnnDecoder() as d, r.GridEncoder() as e:
             latent = e.groups * model.bottleneck.dim
             of_codes = isinstance(e, r.CodesEncoder)
@@ -293,7 +300,7 @@ def build_wavenet(n: r.WaveNetDecoder | r.WaveNetPrior, classes: int, cond_dim: 
     )
 
 
-def build_pixelcnn(n: r.PixelCnn, classes: int, groups: int, cond_dim: int) -> PixelCNN:
+def build_pixelcnn(n: r.PixelCnnLayers, classes: int, groups: int, cond_dim: int) -> PixelCNN:
     return PixelCNN(
         classes=classes,
         groups=groups,
@@ -319,8 +326,8 @@ def build_prior(recipe: r.Recipe, plan: r.Prior, speakers: int) -> Prior:
 
 
 def build_prior_network(
-    n: r.WaveNetPrior | r.TransformerPrior | r.PixelCnnPrior, codes: int, e: r.Encoder, dim: int
-) -> WaveNet | Transformer | PixelCNN:
+    n: r.WaveNetPrior | r.TransformerPrior | r.PixelCnnPrior | r.VideoPrior, codes: int, e: r.Encoder, dim: int
+) -> WaveNet | Transformer | PixelCNN | VideoPixelNetwork:
     """Over the codes, and for sequences a class for their end."""
     match n, e:
         case r.WaveNetPrior(), _:
@@ -329,5 +336,9 @@ def build_prior_network(
             return Transformer(classes=codes + 1, layers=n.layers, width=n.width, heads=n.heads, cond_dim=dim)
         case r.PixelCnnPrior(), r.GridEncoder():
             return build_pixelcnn(n, codes, e.groups, dim)
+        case r.VideoPrior(), r.FrameEncoder():
+            actions = len(shapes.ACTIONS)
+            past = Past(codes=codes, groups=e.groups, actions=actions, width=n.past, layers=n.past_layers)
+            return VideoPixelNetwork(past, build_pixelcnn(n, codes, e.groups, n.past + dim))
         case _:
             raise AssertionError("the recipe's grammar sees to it")

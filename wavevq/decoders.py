@@ -15,6 +15,7 @@ from wavevq.nn.distributions import Categorical, Classes, Codes, MuLawCategorica
 from wavevq.nn.encoders import ResidualBlock
 from wavevq.nn.images import ImageUpsampler, keep_variance
 from wavevq.nn.pixelcnn import PixelCNN
+from wavevq.nn.video import folded, unfolded
 from wavevq.nn.wavenet import WaveNet
 from wavevq.sampling import Backend, Precision, choose, choose_grid
 from wavevq.sampling.reference import one_thread, pick
@@ -252,6 +253,48 @@ class ImageDecoder(Decoder):
     def mean(self, z: Tensor) -> Tensor:
         """The expected image, float32 ``[B, C, H, W]`` in [-1, 1]: the reconstruction of least squared error."""
         return self.distribution.mean(self.network(z)).float()
+
+
+class FrameDecoder(Decoder):
+    """Clips ``[B, C, T, H, W]``, every frame by itself, of latents ``[B, t, h, w, G, D]``, t = T.
+
+    frame: makes images; what its frames show moves as their codes say.
+    """
+
+    labelled = False
+    distribution: Pixels
+
+    def __init__(self, frame: ImageDecoder) -> None:
+        super().__init__()
+        self.frame, self.distribution = frame, frame.distribution
+
+    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Nats ``[B]``, float32, of the 8-bit values of all colours of the pixels where the mask is true.
+
+        x: ``[B, C, T, H, W]`` in [-1, 1]; label: int64 ``[B]``, not looked at; mask: bool ``[B, T, H, W]``.
+        """
+        nats = self.frame.nll(folded(x), z.flatten(0, 1), label, mask.flatten(0, 1))
+        return nats.view(len(x), -1).sum(1)
+
+    def sample(
+        self,
+        z: Tensor,
+        label: Tensor,
+        noise: Tensor,
+        sampler: Sampler | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        """x float32 ``[B, C, T, H, W]``, drawn with uniform noise of that shape; as ``ImageDecoder.sample``."""
+        drawn = self.frame.sample(z.flatten(0, 1), label, folded(noise), sampler, temperature, top_p)
+        return unfolded(drawn, len(z))
+
+    def reconstruct(
+        self, z: Tensor, label: Tensor, noise: Tensor, sampler: Any, temperature: float = 1.0, top_p: float = 1.0
+    ) -> Tensor:
+        """The expected frames: nothing is drawn."""
+        return unfolded(self.frame.mean(z.flatten(0, 1)), len(z))
 
 
 class PixelCnnDecoder(Decoder):

@@ -27,6 +27,7 @@ from wavevq.decoders import WaveNetDecoder, of_speech
 from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
 from wavevq.noise import ORDER, derived
+from wavevq.progress import moving
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS
 from wavevq.train.state import checkpoints, fingerprint
@@ -157,7 +158,7 @@ def fit(run: Run, pieces: Sequence[Piece], console: Console, steps: int, rate: f
     decoder = one_speaker(heard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[says]}")
-    with Progress(*columns, said, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, said, console=console, disable=not moving(console)) as progress:
         some = ranked_on(fitted, len(known) + 1, run)
         task = progress.add_task("comparing known speakers", total=len(known) + 1, says="")
         scores = []

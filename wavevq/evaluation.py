@@ -23,10 +23,12 @@ from wavevq.data.coded import CodedCorpus
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
 from wavevq.data.image_store import ImageStore
+from wavevq.data.shapes import Shapes
 from wavevq.errors import WavevqError
+from wavevq.evaluate.films import VideoSubject
 from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.metric import EXTRA, Figure, Findings, Metric, NotMeasured, Plot, Sheet, Table
-from wavevq.evaluate.metrics import CODED_METRICS, IMAGE_METRICS, METRICS
+from wavevq.evaluate.metrics import CODED_METRICS, IMAGE_METRICS, METRICS, VIDEO_METRICS
 from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
@@ -39,6 +41,7 @@ from wavevq.recipe import Evaluation, Recipe, overridden
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
+from wavevq.video_run import VideoRun
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
 # What --set may change: nothing that the trained model depends on.
@@ -48,7 +51,7 @@ OPTIONS = tuple(f"evaluation.{key}" for key in Evaluation.model_fields if key no
 
 
 def evaluate(
-    run: Run | ImageRun, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console
+    run: Run | ImageRun | VideoRun, only: Sequence[str], folder: Path, overrides: tuple[str, ...], console: Console
 ) -> Record:
     """Measure a run by every metric, or by ``only`` some, and write RECORD and PAGE into ``folder``.
 
@@ -60,7 +63,14 @@ def evaluate(
     check(only, metrics)
     recipe = with_overrides(run, overrides)
     make_folder(folder / RECORD)
-    subject = subject_of(run, recipe, console) if isinstance(run, Run) else image_subject_of(run, recipe, console)
+    subject: Subject | ImageSubject | VideoSubject
+    match run:
+        case Run():
+            subject = subject_of(run, recipe, console)
+        case ImageRun():
+            subject = image_subject_of(run, recipe, console)
+        case VideoRun():
+            subject = video_subject_of(run, recipe, console)
     measured: list[tuple[Section, Findings]] = []
     for name in dict.fromkeys(only or metrics):
         console.print(f"{name} ...", highlight=False)
@@ -86,14 +96,14 @@ def evaluate(
         sections=tuple(section for section, _ in measured),
         took=round(time.monotonic() - started, 1),
     )
-    console.print(
-        f"{record.run}: {record.clips} {'clips' if record.rate else 'images'} of {record.split}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    items = "images" if isinstance(run, ImageRun) else "clips"
+    console.print(f"{record.run}: {record.clips} {items} of {record.split}", soft_wrap=True, highlight=False)
     for one in tables(record):
         console.print(one)
-    for path in (write_record(record, folder / RECORD), page(record, [one for _, one in measured], folder / PAGE)):
+    for path in (
+        write_record(record, folder / RECORD),
+        page(record, [one for _, one in measured], folder / PAGE, items),
+    ):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return record
 
@@ -103,7 +113,8 @@ def evaluate(
 
 def metrics_of(recipe: Recipe) -> Mapping[str, Metric]:
     """The metrics of its signal."""
-    return {"speech": METRICS, "images": IMAGE_METRICS, "codes": CODED_METRICS}[recipe.data.signal]
+    known = {"speech": METRICS, "images": IMAGE_METRICS, "codes": CODED_METRICS, "video": VIDEO_METRICS}
+    return known[recipe.data.signal]
 
 
 def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
@@ -117,7 +128,7 @@ def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
             raise NotMeasured(f"--only {name}: {EXTRA} ({', '.join(lacking)} is missing)")
 
 
-def with_overrides(run: Run | ImageRun, overrides: tuple[str, ...]) -> Recipe:
+def with_overrides(run: Run | ImageRun | VideoRun, overrides: tuple[str, ...]) -> Recipe:
     """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
     wrong = [one for one in overrides if one.partition("=")[0] not in PLACES + OPTIONS]
     if wrong:
@@ -207,7 +218,34 @@ def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Consol
     )
 
 
-def refuse_unfit(run: Run | ImageRun, corpus: Corpus, split: Split) -> None:
+def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSubject:
+    """What the metrics of video are given; errors as ``subject_of``."""
+    run.codebook()
+    corpus = build_corpus(recipe)
+    assert isinstance(corpus, Shapes), "of a recipe of video"
+    refuse_unfit(run, corpus, recipe.evaluation.split)
+    console.print(corpus.describe(), soft_wrap=True, highlight=False)
+    newest = newest_checkpoint(run.folder) / AVERAGE
+
+    def go_on(
+        begun: NDArray[np.int64], actions: NDArray[np.int64], labels: Sequence[int], what: str
+    ) -> NDArray[np.int64]:
+        console.print(f"  going on with {len(begun)} clips: {what}", highlight=False)
+        return run.go_on(begun, actions, labels, seed=recipe.seed)
+
+    return VideoSubject(
+        model=run.model,
+        prior=run.prior[0] if run.prior else None,
+        corpus=corpus,
+        plan=recipe.evaluation,
+        seed=recipe.seed,
+        encoded=lambda split: encoded(run.model, newest, corpus, split),
+        show=lambda codes: np.stack([run.decode(one) for one in codes]),
+        go_on=go_on,
+    )
+
+
+def refuse_unfit(run: Run | ImageRun | VideoRun, corpus: Corpus, split: Split) -> None:
     """Raises WavevqError for a corpus of other labels than the run's, and where nothing is there to be measured on."""
     if corpus.labels != run.labels:
         several = "speakers" if corpus.whose == "speaker" else "classes"
@@ -220,7 +258,9 @@ def refuse_unfit(run: Run | ImageRun, corpus: Corpus, split: Split) -> None:
         )
 
 
-def measure(name: str, metric: Metric, subject: Subject | ImageSubject, asked: bool) -> tuple[Section, Findings]:
+def measure(
+    name: str, metric: Metric, subject: Subject | ImageSubject | VideoSubject, asked: bool
+) -> tuple[Section, Findings]:
     """One metric. Where it cannot be had: a row that says why, or NotMeasured where it was ``asked`` for."""
     started = time.monotonic()
     note = ""
@@ -239,7 +279,7 @@ def weights(folder: Path) -> Weights:
     return Weights(read_state(newest)["step"], fingerprint(newest))
 
 
-def command(run: Run | ImageRun, only: Sequence[str], overrides: Sequence[str]) -> str:
+def command(run: Run | ImageRun | VideoRun, only: Sequence[str], overrides: Sequence[str]) -> str:
     """The command line, without this machine's places: PATH stands for those of the corpus."""
     words = ["wavevq", "evaluate", "--run", run.folder.resolve().name]
     words += [word for name in only for word in ("--only", name)]
@@ -272,8 +312,8 @@ def shown(figure: Figure) -> str:
     return f"{figure.value:,.0f}" if figure.value == int(figure.value) else f"{figure.value:,.4g}"
 
 
-def page(record: Record, findings: Sequence[Findings], path: Path) -> Path:
-    """The report: one file that stands alone."""
+def page(record: Record, findings: Sequence[Findings], path: Path, items: str) -> Path:
+    """The report: one file that stands alone. items: what was measured, in the plural."""
     report = Report(f"{record.run}, measured")
     trained = f"{record.model.step} training steps" + (f", prior {record.prior.step}" if record.prior else "")
     of = f"of the split {record.split} of {record.data}"
@@ -283,7 +323,7 @@ def page(record: Record, findings: Sequence[Findings], path: Path) -> Path:
             f"K = {record.codes}, {record.rate / record.hop:.4g} codes/s"
         )
     else:
-        measured = f"{record.clips} images {of}, {record.speakers} classes. K = {record.codes}"
+        measured = f"{record.clips} {items} {of}, {record.speakers} classes. K = {record.codes}"
     report.text(
         f"{measured}. {trained}. wavevq {record.wavevq}, {record.date}, seed {record.seed}.\n\n{record.command}"
     )

@@ -167,7 +167,7 @@ class ImageRun:
 
     def check_codes(self, codes: NDArray[Any], name: str = "codes") -> NDArray[np.int64]:
         """Codes as int64 ``[h, w, G]``. Raises WavevqError, with ``name``, where they are not this model's."""
-        size, groups = self.codebook(), self.recipe.grid[2]
+        size, groups = self.codebook(), self.recipe.grid[-1]
         refuse_noncodes(codes.dtype, codes.shape, name, 3)
         if codes.shape[2] != groups:
             raise WavevqError(f"{name}: has {codes.shape[2]} codes a position; {self.folder} has {groups}")
@@ -186,7 +186,8 @@ def load_image_run(
     """The run of images in a folder, or of that name under ``runs/``; arguments and errors as ``run.load_run``'s."""
     folder = find_run(name)
     recipe, labels = read_recipe(folder), read_speakers(folder)
-    size = recipe.size  # raises where it is none of images
+    if recipe.data.signal in ("speech", "video"):
+        raise WavevqError(f"{folder}: is a run of {recipe.data.signal}; what is asked for needs one of images")
     device = device or default_device(sampler)
     first = trained_on(folder, recipe)
     below = None if first is None else load_image_run(first, device, sampler, precision)
@@ -195,7 +196,7 @@ def load_image_run(
     prior = None if learned is None else (learned.eval().to(device), choose_grid(sampler, precision))
     model = model.eval().to(device)
     draws = sampler_for(model.decoder, sampler, precision)
-    return ImageRun(folder, recipe, labels, model, step, size, draws, prior, below)
+    return ImageRun(folder, recipe, labels, model, step, recipe.size, draws, prior, below)
 
 
 def load_any(name: str | Path | None = None, device: str | torch.device | None = None) -> Run | ImageRun:

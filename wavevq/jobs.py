@@ -11,7 +11,7 @@ from typing import BinaryIO
 from wavevq.audio import FORMATS, check_format
 from wavevq.errors import WavevqError
 
-AUDIO, CODES, PACKED, PNG = tuple(FORMATS), ".npy", ".wvq", ".png"
+AUDIO, CODES, PACKED, PNG, GIF = tuple(FORMATS), ".npy", ".wvq", ".png", ".gif"
 PAGE = "index.html"  # of what has been sampled
 
 

@@ -96,7 +96,7 @@ def gaps(*values: float) -> str:
 CIFAR = "`python benchmarks/cifar.py --root PATH`"
 IMAGENET = "a training of `recipes/imagenet.yaml` on ImageNet"
 LAB = "images of DeepMind Lab, which wavevq does not have"
-VIDEO = "models of images over time, which wavevq does not have yet"
+VIDEO = "video of DeepMind Lab, which wavevq does not have; `recipes/shapes.yaml` does it with moving shapes"
 EVALUATION = "`wavevq evaluate` of a run, with"
 AT_25_HZ = {"codes": 128.0, "codes a second": 25.0}
 PHONEMES = "`python benchmarks/phonemes.py rates`, or `wavevq evaluate` of a run of 128 codes at 25 Hz, with phones"

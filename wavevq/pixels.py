@@ -76,6 +76,14 @@ def png(image: Pixels) -> bytes:
     return data.getvalue()
 
 
+def gif(frames: Pixels, milliseconds: int = 250) -> bytes:
+    """Frames ``[T, H, W, 3]`` as an animation that begins again, each shown so long; of 256 colours a frame at most."""
+    data = io.BytesIO()
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(data, "gif", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return data.getvalue()
+
+
 def write(target: Path | BinaryIO, image: Pixels) -> None:
     """An image ``[H, W, 3]`` as PNG. Raises WavevqError for a place that cannot be written to."""
     put(target, png(image))
@@ -97,9 +105,12 @@ def sheet(images: Pixels, columns: int, gap: int = 2) -> Pixels:
 
 
 def to_signal(images: Pixels) -> Tensor:
-    """What models see, float32 ``[B, 3, H, W]`` in [-1, 1], of images ``[B, H, W, 3]``: v is v / 127.5 - 1."""
+    """What models see, float32 ``[B, 3, H, W]`` in [-1, 1], of images ``[B, H, W, 3]``: v is v / 127.5 - 1.
+
+    Of clips ``[B, T, H, W, 3]``: ``[B, 3, T, H, W]``.
+    """
     # Stored with the colours last, which is how convolutions like it best.
-    return torch.tensor(images).permute(0, 3, 1, 2).to(torch.float32).div_(HALF).sub_(1)
+    return torch.tensor(images).movedim(-1, 1).to(torch.float32).div_(HALF).sub_(1)
 
 
 def values(x: Tensor) -> Tensor:
@@ -108,5 +119,5 @@ def values(x: Tensor) -> Tensor:
 
 
 def to_images(x: Tensor) -> Pixels:
-    """Images ``[B, H, W, 3]`` of x ``[B, 3, H, W]``: the nearest 8-bit values."""
-    return cast(Pixels, values(x).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
+    """Images ``[B, H, W, 3]`` of x ``[B, 3, H, W]``, or clips, as ``to_signal``: the nearest 8-bit values."""
+    return cast(Pixels, values(x).movedim(1, -1).to(torch.uint8).cpu().numpy())

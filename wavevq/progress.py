@@ -95,6 +95,11 @@ class Told:
             raise WavevqError("\n".join(self.wrong))
 
 
+def moving(console: Console) -> bool:
+    """Whether it is a terminal that can draw anew what it shows."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def listing(title: str) -> Table:
     """An empty table of what is told under a title: a name and a text a row."""
     table = Table(title=title, title_justify="left", show_header=False, box=None)
@@ -144,7 +149,7 @@ def codes_bar(total: float, console: Console) -> AbstractContextManager[Callable
 @contextmanager
 def _bar(label: str, total: float, console: Console, *columns: ProgressColumn) -> Iterator[Callable[[float], None]]:
     """A progress bar on a terminal, lines elsewhere; call what it yields with what has been done since."""
-    if total and not console.is_terminal:
+    if total and not moving(console):
         done, last = 0.0, time.monotonic()
 
         def line(more: float) -> None:

@@ -44,7 +44,8 @@ def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping
         begun.mkdir(parents=True)
         known = {"speakers": list(speakers), "about": {name: (about or {}).get(name, "") for name in speakers}}
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
-        (begun / SPEAKERS).write_text(text, encoding="utf-8")
+        # A folder's name may be bytes that are no text: what this makes of them, JSON reads as them.
+        (begun / SPEAKERS).write_text(text, encoding="utf-8", errors="backslashreplace")
         if isinstance(recipe.data, Coded):
             record_weights(begun, first_run(recipe.data))
         write_recipe(begun, recipe)

@@ -76,7 +76,11 @@ def pack(header: Header, codes: Codes, prior: FixedPrior, label: int) -> bytes:
 
     Raises WavevqError for what the header's fields cannot hold.
     """
-    speaker, payload = header.speaker.encode(), encode(codes, prior, label)
+    try:
+        speaker = header.speaker.encode()
+    except UnicodeEncodeError:
+        raise WavevqError(f"{header.speaker}: a .wvq file's speaker must be text, which this name is not") from None
+    payload = encode(codes, prior, label)
     for what, value, most in (
         ("bytes of the speaker's name", len(speaker), 2**8 - 1),
         ("samples", header.samples, 2**32 - 1),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from typing import Any
 
 import click
@@ -16,6 +19,11 @@ class Commands(click.Group):
     """A user's mistake is told in its lines, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if not os.environ.get("TERM"):
+            os.environ["TERM"] = "dumb"  # what draws would take it for a terminal that knows escape codes
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a file's name may be bytes that are no text
         try:
             return super().invoke(ctx)
         except WavevqError as error:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from wavevq.cli import options
-from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,10 +65,7 @@ def sample(
     from wavevq import image_files
     from wavevq.files import Sampling
 
-    given = click.get_current_context().get_parameter_source
-    for name in ("seconds", "prime", "guidance"):
-        if given(name) == click.core.ParameterSource.COMMANDLINE:
-            raise WavevqError(f"--{name}: is for runs of speech, and this one is of images")
+    options.refuse_of("speech", "images", "seconds", "prime", "guidance")
     console = options.console()
     sampling = Sampling(**how)
     trained = load(run, console, sampler, precision)

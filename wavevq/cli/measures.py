@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from wavevq.cli import images, options
+from wavevq.cli import images, options, video
 from wavevq.errors import WavevqError
+
+if TYPE_CHECKING:
+    from wavevq.image_run import ImageRun
+    from wavevq.run import Run
+    from wavevq.video_run import VideoRun
 
 
 @click.command()
@@ -29,7 +35,13 @@ def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ..
 
     evaluation.check(only, evaluation.metrics_of(read_recipe(find_run(run))))
     console = options.console(stderr=False)
-    trained = images.load(run, console) if images.meant(run) else options.load(run, console, "auto", enrolled=False)
+    trained: Run | ImageRun | VideoRun
+    if video.meant(run):
+        trained = video.load(run, console)
+    elif images.meant(run):
+        trained = images.load(run, console)
+    else:
+        trained = options.load(run, console, "auto", enrolled=False)
     folder = Path(output) if output else trained.folder / evaluation.FOLDER
     evaluation.evaluate(trained, only, folder, overrides, console)
 

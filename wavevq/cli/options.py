@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from wavevq.errors import WavevqError
+
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
@@ -56,6 +58,15 @@ def sampling(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def refuse_of(signal: str, here: str, *names: str) -> None:
+    """Raises WavevqError where one of these options, which are for runs of ``signal``, was given to one of ``here``."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) == click.core.ParameterSource.COMMANDLINE
+        if parameter.name in names and given:
+            raise WavevqError(f"{parameter.opts[-1]}: is for runs of {signal}, and this one is of {here}")
 
 
 LABEL = "--speaker", "--label", "speaker"  # names of one option: a class of images is to them what a speaker is

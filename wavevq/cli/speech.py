@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wavevq.cli import images, options
+from wavevq.cli import images, options, video
 
 if TYPE_CHECKING:
     from wavevq.sampling import Backend, Precision
@@ -167,6 +167,7 @@ def decompress(
     help="Above 1, more of the speaker: logits = nobody + W (speaker - nobody); for a prior that was trained with "
     "drop_speaker, by the reference sampler, slowly.",
 )
+@click.option("--action", metavar="A", help="Of video: others' actions are A again and again; else another clip's.")
 @options.sampling
 @options.run
 def sample(
@@ -176,6 +177,7 @@ def sample(
     prime: str | None,
     speaker: str | None,
     guidance: float,
+    action: str | None,
     run: str | None,
     sampler: Backend,
     precision: Precision,
@@ -183,9 +185,16 @@ def sample(
 ) -> None:
     """Speech or images from nothing: new codes from the run's prior, as files and a page in OUTDIR (samples).
 
+    For a run of video, held-out clips that go on from their first frames, given their actions and given others.
+
     \b
     wavevq sample ships --label ship --count 64 --run runs/cifar10
+    wavevq sample later --action left --count 8 --run runs/shapes
     """
+    if video.meant(run):
+        video.sample(folder, count, action, run, sampler, precision, **how)
+        return
+    options.refuse_of("video", "speech or images", "action")
     if images.meant(run):
         images.sample(folder, count, speaker, run, sampler, precision, **how)
         return

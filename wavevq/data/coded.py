@@ -27,7 +27,7 @@ class CodedCorpus:
     folder: Path
     base: Corpus
     name: str
-    grid: tuple[int, int, int]
+    grid: tuple[int, ...]
     size: int
     codes: Callable[[Split], Codes]
 
@@ -65,6 +65,9 @@ class CodedCorpus:
     def examples(self, split: Split, places: Sequence[int], hop: int = 1) -> Batch:
         """Examples by their places in a split; x int64 ``[B, G, h, w]``."""
         return as_signal(self.codes(split).batch(places))
+
+    def given(self, split: Split) -> None:
+        """Nothing is."""
 
     def describe(self) -> str:
         """What it is made from, and in one line what it is."""

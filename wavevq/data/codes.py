@@ -26,25 +26,42 @@ if TYPE_CHECKING:
 class Codes:
     """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``.
 
+    given: of video, ``[t, h, w, G]``, the actions ``[t]`` of each; else None.
     names: of what was encoded, where they are known, for messages.
     """
 
     sequences: Sequence[NDArray[np.int64]]
     labels: Sequence[int]
+    given: Sequence[NDArray[np.int64]] | None = None
     names: Sequence[str] = ()
 
     def batch(self, members: Sequence[int]) -> Batch:
-        """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``."""
+        """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``.
+
+        cond: what is given, of video, or zeros: none begins mid-clip.
+        """
         return _batch(
-            [self.sequences[i] for i in members], [self.labels[i] for i in members], members, [0] * len(members)
+            [self.sequences[i] for i in members],
+            [self.labels[i] for i in members],
+            members,
+            [0] * len(members) if self.given is None else [self.given[i] for i in members],
         )
 
 
-def labelled(rows: Sequence[NDArray[np.int64]], examples: Sequence[Example], corpus: Corpus, size: int) -> Codes:
-    """The codes of examples of a corpus, each in [0, size): where examples end, with the class ``size`` after them."""
+def labelled(
+    rows: Sequence[NDArray[np.int64]],
+    examples: Sequence[Example],
+    corpus: Corpus,
+    size: int,
+    given: Sequence[NDArray[np.int64]] | None = None,
+) -> Codes:
+    """The codes of examples of a corpus, each in [0, size): where examples end, with the class ``size`` after them.
+
+    given: as ``Codes``'s.
+    """
     labels = {name: label for label, name in enumerate(corpus.labels)}
     sequences = [np.append(one, size) for one in rows] if corpus.ends else rows
-    return Codes(sequences, [labels[one.label] for one in examples], [one.name for one in examples])
+    return Codes(sequences, [labels[one.label] for one in examples], given, [one.name for one in examples])
 
 
 class CodeCrops(Windows):
@@ -63,14 +80,16 @@ class CodeCrops(Windows):
         """The examples of ``step`` that ``rank`` takes.
 
         x: int64 ``[B, crop]``, or ``[B, crop, w, G]``; cond: 1 where one begins mid-clip. A window that is not the
-        clip's first begins with the code before it, which is there to be read only.
+        clip's first begins with the code before it, which is there to be read only. Of video, whose clips are taken
+        whole, cond is what is given.
         """
         places = self.places(step, rank, world)
+        given = self.codes.given
         return _batch(
             [self.codes.sequences[one.clip][one.start : one.start + self.crop] for one in places],
             [self.codes.labels[one.clip] for one in places],
             [one.number for one in places],
-            [int(one.start > 0) for one in places],
+            [int(one.start > 0) for one in places] if given is None else [given[one.clip] for one in places],
             self.crop,
         )
 
@@ -79,7 +98,7 @@ def _batch(
     rows: Sequence[NDArray[np.int64]],
     labels: Sequence[int],
     index: Sequence[int],
-    within: Sequence[int],
+    cond: Sequence[int] | Sequence[NDArray[np.int64]],
     width: int = 0,
 ) -> Batch:
     x = np.zeros((len(rows), max(width, *(len(row) for row in rows)), *rows[0].shape[1:]), np.int64)
@@ -90,7 +109,7 @@ def _batch(
         label=torch.tensor(labels),
         lengths=torch.tensor([len(row) for row in rows]),
         index=torch.tensor(index),
-        cond=torch.tensor(within),
+        cond=torch.from_numpy(np.stack([np.asarray(one, np.int64) for one in cond])),
     )
 
 

@@ -246,7 +246,9 @@ def _held_out(
     paths: list[Path], names: Mapping[Path, str], speakers: Mapping[Path, str], share: float, seed: int
 ) -> list[Path]:
     """At least one of ``paths``, drawn by ``seed`` and their names; each speaker keeps one where that is possible."""
-    shuffled = sorted(paths, key=lambda path: hashlib.sha256(f"{seed}/{names[path]}".encode()).digest())
+    shuffled = sorted(
+        paths, key=lambda path: hashlib.sha256(f"{seed}/{names[path]}".encode(errors="surrogateescape")).digest()
+    )
     wanted = max(0, min(max(1, round(share * len(paths))), len(paths) - 1))
     left = Counter(speakers[path] for path in paths)
     chosen: list[Path] = []

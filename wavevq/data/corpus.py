@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wavevq.contracts import Batch
 from wavevq.data.codes import Codes
 from wavevq.data.corpora import Split
@@ -87,6 +90,10 @@ class Corpus(Protocol):
         x: ``[B, C, *space]``, padded to a multiple of ``hop``. index: the places. label: -1 where it is not a label
         of training.
         """
+        ...
+
+    def given(self, split: Split) -> Sequence[NDArray[np.int64]] | None:
+        """What is known of each example's codes beforehand: of video the action of every frame, ``[T]``; or None."""
         ...
 
     def describe(self) -> str:

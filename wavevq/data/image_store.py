@@ -99,6 +99,9 @@ class ImageStore:
             index=torch.tensor(index),
         )
 
+    def given(self, split: Split) -> None:
+        """Nothing is."""
+
     def describe(self) -> str:
         """The corpus in one line, and one for each file that was left out, as far as NAMED."""
         counts = {name: len(self.split(name)) for name in ("train", "val", "test", "val_unseen")}

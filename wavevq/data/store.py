@@ -92,6 +92,9 @@ class Store:
         """Training batches of ``crop`` codes; hop: samples a code."""
         return CodeCrops(codes, crop, batch, self.rate / hop, seed)
 
+    def given(self, split: Split) -> None:
+        """Nothing is."""
+
     def describe(self) -> str:
         """The corpus in one line, and one for each recording that was left out, as far as NAMED."""
         counts = {name: len(self.split(name)) for name in SPLITS}

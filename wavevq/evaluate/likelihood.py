@@ -142,7 +142,7 @@ def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
                 made = {place: row for one in shares for place, row in one.items()}
                 rows = [made[place] for place in range(len(examples))]
                 alone(lambda: save_codes(path, rows))
-    return labelled(rows, examples, corpus, model.size)
+    return labelled(rows, examples, corpus, model.size, corpus.given(split))
 
 
 def codes_place(weights: Path, corpus: Corpus) -> Path:
@@ -173,7 +173,9 @@ def derangement(groups: list[str], seed: int) -> dict[int, int]:
     taken: dict[int, int] = {}
     for group in sorted(members):
         # One cycle through a random order: nobody is their own donor.
-        order = np.random.default_rng([seed, *group.encode()]).permutation(members[group]).tolist()
+        order = (
+            np.random.default_rng([seed, *group.encode(errors="surrogateescape")]).permutation(members[group]).tolist()
+        )
         if len(order) > 1:
             taken.update(zip(order, order[1:] + order[:1], strict=True))
     return taken

@@ -1,6 +1,6 @@
 """What a metric of ``wavevq evaluate`` is: a function of a ``Subject`` that returns ``Findings``.
 
-Of images, of an ``ImageSubject``.
+Of images, of an ``ImageSubject``; of video, of a ``VideoSubject``.
 
 Adding one is one file with such a function, and one line in ``metrics.METRICS``.
 """
@@ -91,7 +91,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Metric:
-    """title: of its table. measure: of a ``Subject`` or ``ImageSubject``; raises ``NotMeasured`` where it cannot be.
+    """title: of its table. measure: of a ``Subject``, of whatever signal; raises ``NotMeasured`` where it cannot be.
 
     packages: the optional ones, by the names they import as. Where one is missing, ``--only`` refuses the metric before
     any work; else the metric measures what it can without and says of the rest what is lacking (``optional``).

@@ -7,6 +7,7 @@ from wavevq.evaluate import (
     codebook,
     content,
     evidence,
+    films,
     leakage,
     phonemes,
     pictures,
@@ -44,4 +45,10 @@ CODED_METRICS: dict[str, Metric] = {
     "bits_per_code": Metric("Bits/code", pictures.bits),
     **IMAGE_METRICS,
     "bits_per_dim": Metric("Bits/dim through all levels", pictures.through_levels),
+}
+
+VIDEO_METRICS: dict[str, Metric] = {
+    "video_bits": Metric("Bits/dim", pictures.bits),
+    "video_future": Metric("Frames to come", films.future),
+    "video_motion": Metric("Motion of what is drawn", films.motion),
 }

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from wavevq import pixels
-from wavevq.data.coded import CodedCorpus
 from wavevq.data.codes import Codes
 from wavevq.data.corpora import Split
+from wavevq.data.corpus import Corpus, Example
 from wavevq.data.image_store import ImageStore
-from wavevq.data.images import Picture
 from wavevq.evaluate import likelihood, rate
 from wavevq.evaluate.codebook import usage, usage_figures
 from wavevq.evaluate.likelihood import Likelihoods
@@ -36,38 +35,20 @@ Show = Callable[[Sequence[NDArray[np.int64]], Sequence[str | None], str], Pixels
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSubject:
-    """model: in evaluation mode, averaged weights. prior: of codes, or None. corpus: what the model encodes.
+class GridSubject:
+    """What all that has grids of codes has, images and video.
 
-    below: where that is another model's codes, the same of that one; images are then shown and compared through both.
-    encoded: the codes of a split, from the cache or made. show: what the decoder makes of codes. compose: new codes
-    ``[N, h, w, G]`` from the prior, of an image of each class named. seed: of everything that is drawn. plan: the
-    options, ``plan.split`` says which images are measured. say: tells the user what takes time now.
+    model: in evaluation mode, averaged weights. prior: of codes, or None. corpus: what the model encodes. plan: the
+    options, ``plan.split`` says which examples are measured. seed: of everything that is drawn. encoded: the codes of a
+    split, from the cache or made.
     """
 
     model: VqVae
     prior: Prior | None
-    corpus: ImageStore | CodedCorpus
+    corpus: Corpus
     plan: Evaluation
     seed: int
     encoded: Callable[[Split], Codes]
-    show: Show
-    compose: Callable[[Sequence[str | None]], NDArray[np.int64]]
-    say: Callable[[str], None]
-    below: ImageSubject | None = None
-
-    @property
-    def pictures(self) -> ImageStore:
-        """The images themselves."""
-        if self.below is not None:
-            return self.below.pictures
-        assert isinstance(self.corpus, ImageStore), "codes are another model's"
-        return self.corpus
-
-    @property
-    def labelled(self) -> bool:
-        """Whether images depend on their class, given the codes."""
-        return self.model.decoder.labelled or (self.below is not None and self.below.labelled)
 
     @property
     def seconds(self) -> float:
@@ -79,14 +60,14 @@ class ImageSubject:
         """K."""
         return self.model.size
 
-    @cached_property
-    def clips(self) -> list[Picture]:
-        """The images that are measured: all of the split."""
-        return self.pictures.split(self.plan.split)
+    @property
+    def clips(self) -> Sequence[Example]:
+        """The images or clips that are measured: all of the split."""
+        return self.corpus.split(self.plan.split)
 
     @property
     def judged(self) -> int:
-        """How many images are decoded."""
+        """How many of them are decoded."""
         return len(self.places)
 
     @cached_property
@@ -114,8 +95,40 @@ class ImageSubject:
 
     @cached_property
     def counts(self) -> torch.Tensor:
-        """How often each code occurs in the training images, int64 ``[K]``."""
+        """How often each code occurs in the training examples, int64 ``[K]``."""
         return rate.counts(self.encoded("train"), self.size)
+
+    @cached_property
+    def places(self) -> list[int]:
+        """Places in ``clips`` of those that are decoded: ``plan.judged``, evenly spread."""
+        return [int(i) for batch in self.corpus.whole(self.plan.split, 64, limit=self.plan.judged) for i in batch.index]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSubject(GridSubject):
+    """below: where the model encodes another's codes, the same of that one; images are then shown and compared by both.
+
+    show: what the decoder makes of codes. compose: new codes ``[N, h, w, G]`` from the prior, of an image of each class
+    named. say: tells the user what takes time now.
+    """
+
+    show: Show
+    compose: Callable[[Sequence[str | None]], NDArray[np.int64]]
+    say: Callable[[str], None]
+    below: ImageSubject | None = None
+
+    @property
+    def pictures(self) -> ImageStore:
+        """The images themselves."""
+        if self.below is not None:
+            return self.below.pictures
+        assert isinstance(self.corpus, ImageStore), "codes are another model's"
+        return self.corpus
+
+    @property
+    def labelled(self) -> bool:
+        """Whether images depend on their class, given the codes."""
+        return self.model.decoder.labelled or (self.below is not None and self.below.labelled)
 
     @cached_property
     def given(self) -> float:
@@ -127,11 +140,6 @@ class ImageSubject:
     def levels(self) -> list[ImageSubject]:
         """From the one that sees pixels to this."""
         return [*(self.below.levels if self.below is not None else []), self]
-
-    @cached_property
-    def places(self) -> list[int]:
-        """Places in ``clips`` of those that are decoded: ``plan.judged``, evenly spread."""
-        return [int(i) for batch in self.corpus.whole(self.plan.split, 64, limit=self.plan.judged) for i in batch.index]
 
     @cached_property
     def originals(self) -> Pixels:
@@ -147,8 +155,8 @@ class ImageSubject:
 # --- the metrics --------------------------------------------------------------------------------------------
 
 
-def bits(subject: ImageSubject) -> Findings:
-    """The metric ``bits_per_dim``; of another model's codes ``bits_per_code``."""
+def bits(subject: GridSubject) -> Findings:
+    """The metric ``bits_per_dim``, of video ``video_bits``; of another model's codes ``bits_per_code``."""
     found, unit = subject.found, f"bits/{subject.model.decoder.unit}"
     codes = sum(one.size for one in subject.codes.sequences) / found.samples
     even = codes * math.log2(subject.size)
@@ -175,10 +183,11 @@ def bits(subject: ImageSubject) -> Findings:
             Figure("total, learned prior", found.distortion + codes * rates.bits - drawn, unit),
             Figure("prior's wrong-class gap", rates.wrong_label_gap, "bits/code"),
         ]
-    each = "8-bit value of a colour" if subject.below is None else "code of the model below"
+    each = "8-bit value of a colour" if subject.model.decoder.unit == "dim" else "code of the model below"
     return Findings(
         tuple(figures),
-        f"Bits per {each}, of all images of the split. Distortion + rate = total, an upper bound on -log2 p(x).",
+        f"Bits per {each}, of all {subject.corpus.items} of the split. Distortion + rate = total, an upper bound on "
+        "-log2 p(x).",
     )
 
 

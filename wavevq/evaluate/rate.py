@@ -25,7 +25,8 @@ class Rates:
 
     bits: under the prior and the true label. uniform: log2 K. unigram: ``by_frequency``, ends left out.
     wrong_label_gap: bits more under another label, mean over the others; None with one label. unlabelled: under no
-    label, None where the prior was never shown that.
+    label, None where the prior was never shown that. wrong_actions_gap: of video, bits more under the actions of
+    another clip; None of all else.
     """
 
     bits: float
@@ -33,6 +34,7 @@ class Rates:
     unigram: float
     wrong_label_gap: float | None
     unlabelled: float | None
+    wrong_actions_gap: float | None
     sequences: int
     codes: int
 
@@ -44,16 +46,20 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
     end = int(prior.ends)
     every = sorted(range(len(held_out.sequences)), key=lambda i: (len(held_out.sequences[i]), i))
     wrong = other_labels(prior.labels, others, seed)
-    nats = {"own": 0.0, "wrong": 0.0, "none": 0.0}
+    nats = {"own": 0.0, "wrong": 0.0, "none": 0.0, "other actions": 0.0}
     for start in range(0, len(every), batch):
         one = held_out.batch(every[start : start + batch]).to(device)
         mask = along(valid(one.lengths, one.x.shape[1]), one.x.shape)
-        nats["own"] += prior.nll(one.x, one.label, mask).double().sum().item()
+        given = prior.given(one)
+        nats["own"] += prior.nll(one.x, one.label, mask, given).double().sum().item()
+        if given is not None:
+            nats["other actions"] += prior.nll(one.x, one.label, mask, given.roll(1, 0)).double().sum().item()
         for offset in wrong:
             label = (one.label + offset) % prior.labels
-            nats["wrong"] += prior.nll(one.x, label, mask).double().sum().item() / len(wrong)
+            nats["wrong"] += prior.nll(one.x, label, mask, given).double().sum().item() / len(wrong)
         if prior.drop:
-            nats["none"] += prior.nll(one.x, torch.full_like(one.label, prior.nobody), mask).double().sum().item()
+            nobody = torch.full_like(one.label, prior.nobody)
+            nats["none"] += prior.nll(one.x, nobody, mask, given).double().sum().item()
     said = np.concatenate([one[: len(one) - end].ravel() for one in held_out.sequences])
     bits = {name: value / len(said) / math.log(2) for name, value in nats.items()}
     return Rates(
@@ -62,6 +68,7 @@ def measure(prior: Prior, held_out: Codes, counts: torch.Tensor, *, batch: int, 
         unigram=by_frequency(said, counts),
         wrong_label_gap=bits["wrong"] - bits["own"] if wrong else None,
         unlabelled=bits["none"] if prior.drop else None,
+        wrong_actions_gap=None if held_out.given is None else bits["other actions"] - bits["own"],
         sequences=len(held_out.sequences),
         codes=len(said),
     )
@@ -100,6 +107,8 @@ class PriorValidator:
             scalars[f"wrong_{self.corpus.whose}_gap"] = found.wrong_label_gap
         if found.unlabelled is not None:
             scalars[f"bits_per_code_without_{self.corpus.whose}"] = found.unlabelled
+        if found.wrong_actions_gap is not None:
+            scalars["wrong_actions_gap"] = found.wrong_actions_gap
         scalars |= {self.corpus.items: found.sequences, "codes": found.codes}
         return Validation(scalars, warnings=tuple(warnings(found, self.corpus.whose)))
 
@@ -114,4 +123,9 @@ def warnings(found: Rates, whose: str = "speaker") -> list[str]:
         )
     if found.wrong_label_gap is not None and found.wrong_label_gap <= 0:
         said.append(f"the prior ignores the {whose}: any other serves as well ({found.wrong_label_gap:+.3f} bits/code)")
+    if found.wrong_actions_gap is not None and found.wrong_actions_gap <= 0:
+        said.append(
+            f"the prior ignores the actions: those of another clip serve as well "
+            f"({found.wrong_actions_gap:+.3f} bits/code)"
+        )
     return said

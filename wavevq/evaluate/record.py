@@ -47,7 +47,8 @@ class Record:
     data: the corpus's kind. speakers: how many. codes: K. rate: Hz. hop: samples a code. split, clips, seconds: what
     was measured, how many clips and how much audio. judged: how many of them were sampled anew, 0 where no metric
     listened. seed: of everything drawn. sections: in the order of the report. took: seconds, of everything.
-    Of images: speakers are classes, clips are images, rate and seconds are 0, hop is the side of a code in pixels.
+    Of images: speakers are classes, clips are images, rate and seconds are 0, hop is the side of a code in pixels. Of
+    video: speakers are shapes, judged are the clips drawn anew, rate and seconds are 0, hop is 1, a frame.
     """
 
     format: Literal[1]
@@ -81,7 +82,7 @@ def write_record(record: Record, path: Path) -> Path:
     make_folder(path)
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # as JSON escapes such
     return path
 
 

@@ -117,7 +117,7 @@ class Report:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
-            unfinished.write_text(self.html(), encoding="utf-8")
+            unfinished.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
         return path
 
     def _add(self, part: str) -> Report:

@@ -66,7 +66,10 @@ def images(
     seed: int,
     paint: Callable[[Tensor], pixels.Pixels] = pixels.to_images,
 ) -> Shown:
-    """Some images in a row, under each its reconstruction, and under that one that is drawn from the same codes."""
+    """Some images in a row, under each its reconstruction, and under that one that is drawn from the same codes.
+
+    Of clips of video the frames.
+    """
     rows: list[list[Tensor]] = []
     device = next(model.parameters()).device
     for batch in corpus.whole("val", plan.batch, model.hop, plan.sampled):
@@ -75,11 +78,12 @@ def images(
         noise = uniform(seed, batch.index.tolist(), one.x[0].numel()).view(one.x.shape).to(device)
         sampler = sampler_for(model.decoder)
         drawn = model.decoder.sample(z, one.label, noise, sampler)
-        rows.append([one.x, model.decoder.reconstruct(z, one.label, noise, sampler), drawn])
+        every = one.x, model.decoder.reconstruct(z, one.label, noise, sampler), drawn
+        rows.append([x.movedim(1, -3).flatten(0, -4) for x in every])
     if not rows:
         return Shown()
-    every = [torch.cat(part) for part in zip(*rows, strict=True)]
-    return Shown(images={"reconstructions": pixels.sheet(paint(torch.cat(every)), len(every[0]))})
+    columns = [torch.cat(part) for part in zip(*rows, strict=True)]
+    return Shown(images={"reconstructions": pixels.sheet(paint(torch.cat(columns)), len(columns[0]))})
 
 
 def codes(model: VqVae, corpus: Corpus, plan: Evaluation, seed: int) -> Shown:

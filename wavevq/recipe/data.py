@@ -78,6 +78,17 @@ class Images(Pictures):
     margin: Whole = 0  # pixels more on every side, over which training images move
 
 
+class Shapes(Section):
+    """Clips of a shape that moves as it is told, made when they are asked for (wavevq/data/shapes.py)."""
+
+    signal: ClassVar[Signal] = "video"
+    kind: Literal["shapes"]
+    size: Annotated[int, Number, Field(ge=16)] = 32  # H and W, pixels
+    frames: Annotated[int, Number, Field(ge=2)] = 16  # T
+    clips: Count = 2000  # to train on
+    held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.1  # so many more to validate on, and again to test
+
+
 class Coded(Section):
     """The codes that a trained run of images has for its corpus (Van den Oord et al. 2017, section 4.2).
 
@@ -102,8 +113,10 @@ class Coded(Section):
             first = self.first
         except WavevqError as error:
             raise ValueError(f"run {'; '.join(str(error).splitlines())}") from None
-        if first.data.signal == "speech":
-            raise ValueError(f"run {self.run}: is of speech; must be of images, or of the codes of such a run")
+        if first.data.signal in ("speech", "video"):
+            raise ValueError(
+                f"run {self.run}: is of {first.data.signal}; must be of images, or of the codes of such a run"
+            )
         if first.model.bottleneck.codes is None:
             raise ValueError(f"run {self.run}: its bottleneck is {first.model.bottleneck.kind!r} and has no codes")
         return self
@@ -111,4 +124,4 @@ class Coded(Section):
 
 OfSpeech = Vctk | LibriSpeech | Folder | Fsdd | Synthetic
 OfImages = Cifar10 | Images
-Data = Annotated[OfSpeech | OfImages | Coded, Field(discriminator="kind")]
+Data = Annotated[OfSpeech | OfImages | Coded | Shapes, Field(discriminator="kind")]

@@ -79,6 +79,23 @@ class GridEncoder(Strided):
     residual: Count = 256  # width inside a residual block
     groups: Count = 1  # codes a position (G), of one codebook
 
+    @property
+    def side(self) -> int:
+        """Of the square that a code stands for, pixels."""
+        return math.prod(self.strides)
+
+
+class FrameEncoder(GridEncoder):
+    """The image encoder, of every frame of a clip by itself (Van den Oord et al. 2017, section 4.4)."""
+
+    signal: ClassVar[Signal] = "video"
+    kind: Literal["frames"]
+
+    @property
+    def hop(self) -> int:
+        """In time: each frame has its codes."""
+        return 1
+
 
 class ImageEncoder(GridEncoder):
     """Of pixels."""
@@ -100,7 +117,9 @@ def refuse_narrow(window: int, strides: tuple[int, ...]) -> None:
         raise ValueError(f"window {window} must exceed every stride in {list(strides)} by an even number or 0")
 
 
-Encoder = Annotated[WaveformEncoder | SpectralEncoder | ImageEncoder | CodesEncoder, Field(discriminator="kind")]
+Encoder = Annotated[
+    WaveformEncoder | SpectralEncoder | ImageEncoder | CodesEncoder | FrameEncoder, Field(discriminator="kind")
+]
 
 
 class Codebook(Section):
@@ -208,11 +227,9 @@ class Gaussian(Section):
 Pixels = Annotated[Logistics | Categorical | Gaussian, Field(discriminator="kind")]
 
 
-class ImageDecoder(Section):
+class ImageDecoderLayers(Section):
     """The image encoder's mirror image, with its strides and window; pixels independent given the codes."""
 
-    signals: ClassVar[tuple[Signal, ...]] = ("images",)
-    kind: Literal["image"]
     channels: Count = 256
     residual_blocks: Whole = 2
     residual: Count = 256  # width inside a residual block
@@ -224,16 +241,33 @@ class ImageDecoder(Section):
         return f"{self.residual_blocks} residual blocks, {self.channels} channels, {self.distribution.kind}"
 
 
-class PixelCnn(Section):
-    """What both networks over grids have."""
+class ImageDecoder(ImageDecoderLayers):
+    signals: ClassVar[tuple[Signal, ...]] = ("images",)
+    kind: Literal["image"]
 
-    signals: ClassVar[tuple[Signal, ...]] = ("images", "codes")
-    kind: Literal["pixelcnn"]
+
+class FrameDecoder(ImageDecoderLayers):
+    """The image decoder, of every frame of a clip by itself."""
+
+    signals: ClassVar[tuple[Signal, ...]] = ("video",)
+    kind: Literal["frames"]
+
+
+class PixelCnnLayers(Section):
+    """What all networks over grids have."""
+
     layers: Count = 12
     kernel: Literal[1, 3, 5, 7] = 3  # columns that a layer reads above a position
     residual: Count = 64
     gate: Count = 64  # width after the gate; filter and gate together are twice as wide
     head: Count = 128  # hidden width between the last layer and the classes
+
+
+class PixelCnn(PixelCnnLayers):
+    """What both networks over the grid of an image have."""
+
+    signals: ClassVar[tuple[Signal, ...]] = ("images", "codes")
+    kind: Literal["pixelcnn"]
 
 
 class PixelCnnDecoder(PixelCnn):
@@ -253,7 +287,7 @@ class PixelCnnDecoder(PixelCnn):
         return f"{self.layers} layers, {self.residual} channels"
 
 
-Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder, Field(discriminator="kind")]
+Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder | FrameDecoder, Field(discriminator="kind")]
 
 
 class Model(Section):

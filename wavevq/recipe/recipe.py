@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from wavevq.errors import WavevqError
-from wavevq.recipe.data import Coded, Data, OfSpeech, Pictures, Speech
+from wavevq.recipe.data import Coded, Data, OfSpeech, Shapes, Speech
 from wavevq.recipe.model import GridEncoder, Model
 from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
@@ -27,27 +27,32 @@ class Recipe(Section):
 
     @property
     def hop(self) -> int:
-        """Samples a code; of images, the pixels of its side, and of another run's codes the positions."""
+        """Samples a code; of images the pixels of its side, of another run's codes the positions; of video a frame."""
         return self.model.encoder.hop
 
     @property
     def size(self) -> int:
-        """H and W of the images, through however many runs. Raises WavevqError where the corpus is none of images."""
+        """H and W of the images, through however many runs. Raises WavevqError where the corpus is of speech."""
         if isinstance(self.data, Speech):
             raise WavevqError(f"data.kind {self.data.kind!r}: is of {self.data.signal}; what is asked for needs images")
-        return self.data.size if isinstance(self.data, Pictures) else self.data.first.size
+        return self.data.first.size if isinstance(self.data, Coded) else self.data.size
 
     @property
     def space(self) -> tuple[int, int]:
         """Of what the encoder reads of an image, pixels or another run's codes: H and W. Raises as ``size``."""
-        return self.data.first.grid[:2] if isinstance(self.data, Coded) else (self.size, self.size)
+        if not isinstance(self.data, Coded):
+            return self.size, self.size
+        height, width = self.data.first.grid[-3:-1]
+        return height, width
 
     @property
-    def grid(self) -> tuple[int, int, int]:
-        """Of an image's codes: h, w and G. Raises as ``size``."""
+    def grid(self) -> tuple[int, ...]:
+        """Of an example's codes: of an image h, w and G, of video t before them. Raises as ``size``."""
         height, width = self.space
-        assert isinstance(self.model.encoder, GridEncoder), "it fits the corpus"
-        return height // self.hop, width // self.hop, self.model.encoder.groups
+        encoder = self.model.encoder
+        assert isinstance(encoder, GridEncoder), "it fits the corpus"
+        frames = [self.data.frames] if isinstance(self.data, Shapes) else []
+        return *frames, height // encoder.side, width // encoder.side, encoder.groups
 
     @property
     def speech(self) -> OfSpeech:
@@ -58,25 +63,31 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _images_are_taken_whole(self) -> Recipe:
-        """So a recipe of images, or of their codes, says no crop: it is their height, and that of a prior's codes."""
-        if isinstance(self.data, Speech) or self.model.encoder.signal != self.data.signal:
+        """So a recipe of images, or of their codes, says no crop: it is their height, and that of a prior's codes.
+
+        Of video it is the number of frames.
+        """
+        encoder = self.model.encoder
+        if not isinstance(encoder, GridEncoder) or encoder.signal != self.data.signal or isinstance(self.data, Speech):
             return self
         height, width = self.space
-        rows = height // self.hop
+        whole = self.data.frames if isinstance(self.data, Shapes) else height
+        rows = whole // self.hop
+        items = "clips of video" if self.data.signal == "video" else self.data.signal
         mistakes = [
-            f"{name}.crop {plan.crop}: {self.data.signal} are taken whole; leave it out"
-            for name, plan, crop in (("train", self.train, height), ("prior", self.prior, rows))
+            f"{name}.crop {plan.crop}: {items} are taken whole; leave it out"
+            for name, plan, crop in (("train", self.train, whole), ("prior", self.prior, rows))
             if plan is not None and "crop" in plan.model_fields_set and plan.crop != crop
         ]
-        if height % self.hop or width % self.hop:
-            there = (
-                f"data.size {height}" if isinstance(self.data, Pictures) else f"data.run's codes, {height} x {width},"
-            )
-            mistakes.append(f"{there} must be a multiple of the hop, {self.hop}")
+        if height % encoder.side or width % encoder.side:
+            there = f"data.run's codes, {height} x {width}," if isinstance(self.data, Coded) else f"data.size {height}"
+            mistakes.append(f"{there} must be a multiple of the hop, {encoder.side}")
+        if isinstance(self.data, Shapes) and self.evaluation.given >= whole:
+            mistakes.append(f"evaluation.given {self.evaluation.given}: must leave some of data.frames, {whole}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
         prior = self.prior and self.prior.model_copy(update={"crop": rows})
-        return self.model_copy(update={"train": self.train.model_copy(update={"crop": height}), "prior": prior})
+        return self.model_copy(update={"train": self.train.model_copy(update={"crop": whole}), "prior": prior})
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
@@ -94,7 +105,7 @@ class Recipe(Section):
         if self.prior is not None and self.model.bottleneck.codes is None:
             mistakes.append(f"prior: a bottleneck of kind {self.model.bottleneck.kind!r} has no codes to learn")
         if self.prior is not None and self.data.signal not in self.prior.network.signals:
-            fitting = "wavenet or transformer" if self.data.signal == "speech" else "pixelcnn"
+            fitting = {"speech": "wavenet or transformer", "video": "video"}.get(self.data.signal, "pixelcnn")
             mistakes.append(
                 f"prior.network: kind {self.prior.network.kind!r} is for {' or '.join(self.prior.network.signals)}; "
                 f"for {self.data.signal} must be {fitting}"

@@ -20,7 +20,7 @@ Share = Annotated[float, Number, Field(ge=0, lt=1)]
 Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 
 
-Signal = Literal["speech", "images", "codes"]  # what a corpus holds, an encoder reads and a decoder makes
+Signal = Literal["speech", "images", "codes", "video"]  # what a corpus holds, an encoder reads and a decoder makes
 
 
 class Section(BaseModel):

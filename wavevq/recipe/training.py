@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from wavevq.recipe.model import PixelCnn
+from wavevq.recipe.model import PixelCnn, PixelCnnLayers
 from wavevq.recipe.section import Count, Number, Positive, Section, Share, Signal, Whole
 
 
@@ -70,6 +70,15 @@ class PixelCnnPrior(PixelCnn):
     """A gated PixelCNN over the grid of an image's codes (Van den Oord et al. 2016)."""
 
 
+class VideoPrior(PixelCnnLayers):
+    """A PixelCNN over the grid of each frame's codes, told of earlier frames and of actions (wavevq/nn/video.py)."""
+
+    signals: ClassVar[tuple[Signal, ...]] = ("video",)
+    kind: Literal["video"]
+    past: Count = 64  # width of the network over earlier frames
+    past_layers: Annotated[int, Number, Field(ge=1, le=8)] = 4  # of n, 2^n earlier frames are seen
+
+
 class Joint(Section):
     """The prior's likelihood of the current codes as a part of the VQ-VAE's loss (wavevq/joint.py)."""
 
@@ -84,14 +93,14 @@ def _shorthand(value: Any) -> Any:
 class Prior(Schedule):
     """p(codes | speaker), trained on the codes of the finished VQ-VAE, an end class after each clip.
 
-    Of images p(codes | class) over their whole grid.
+    Of images p(codes | class) over their whole grid, of video p(codes | class, actions) over that of all frames.
     Or together with it (``joint``, true for its defaults): the schedule is then that of ``train``, and none is given
     here.
     """
 
     steps: Count = 0  # required, but in joint training
     joint: Annotated[Joint | None, BeforeValidator(_shorthand)] = None
-    network: Annotated[WaveNetPrior | TransformerPrior | PixelCnnPrior, Field(discriminator="kind")]
+    network: Annotated[WaveNetPrior | TransformerPrior | PixelCnnPrior | VideoPrior, Field(discriminator="kind")]
     crop: Count = 512  # codes, of speech two or more: the first of a crop within its clip is only read
     speaker_dim: Whole = 64  # width of the embedding of the speaker, or class of images; 0: unconditional
     drop_speaker: Share = 0.1  # chance that an example is shown without it, for sampling without one
@@ -109,6 +118,7 @@ class Evaluation(Section):
     batch: Count = 8
     sampled: Whole = 2  # clips sampled to listen to at each validation; 0: none
     sampled_seconds: Positive = 2.0  # of each
+    given: Count = 6  # frames of a clip of video that the others are predicted from
     # Of wavevq evaluate:
     split: Literal["val", "train", "test"] = "val"  # whose clips are measured; test: of images alone
     judged: Count = 120  # clips that are sampled anew for the metrics that listen

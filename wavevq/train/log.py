@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wavevq.audio import replacing, unwritable
 from wavevq.errors import WavevqError
+from wavevq.progress import moving
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +63,7 @@ class Log:
             TimeRemainingColumn(),
             TextColumn("{task.fields[says]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not moving(console),
         )
         # What the thread that writes the curves cannot write is told by the next call, and needs no traceback beside.
         self.hook, threading.excepthook = threading.excepthook, self._unhandled
@@ -78,7 +79,7 @@ class Log:
         """Averages since the last line."""
         says = "  ".join(f"{_short(value)} {name.replace('_', ' ')}" for name, value in scalars.items())
         self.progress.update(self.task, says=says)
-        if not self.console.is_terminal:
+        if not moving(self.console):
             self.console.print(f"step {step}/{self.steps}  {says}", soft_wrap=True)
         self._write(step, "train", scalars)
 
