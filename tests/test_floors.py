@@ -62,6 +62,7 @@ FLOORS = {
 # The only imports within a floor, each one way. What a validation found is told in the types that the log declares.
 LEVEL = {
     ("audio", "wavevq.errors."),
+    ("distributed", "wavevq.errors."),
     ("plain", "wavevq.errors."),
     ("recipe", "wavevq.plain."),
     ("recipe", "wavevq.errors."),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
@@ -27,11 +27,13 @@ class Codes:
     """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``.
 
     given: of video, ``[t, h, w, G]``, the actions ``[t]`` of each; else None.
+    names: of what was encoded, where they are known, for messages.
     """
 
     sequences: Sequence[NDArray[np.int64]]
     labels: Sequence[int]
     given: Sequence[NDArray[np.int64]] | None = None
+    names: Sequence[str] = ()
 
     def batch(self, members: Sequence[int]) -> Batch:
         """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``.
@@ -59,7 +61,7 @@ def labelled(
     """
     labels = {name: label for label, name in enumerate(corpus.labels)}
     sequences = [np.append(one, size) for one in rows] if corpus.ends else rows
-    return Codes(sequences, [labels[one.label] for one in examples], given)
+    return Codes(sequences, [labels[one.label] for one in examples], given, [one.name for one in examples])
 
 
 class CodeCrops(Windows):
@@ -71,7 +73,8 @@ class CodeCrops(Windows):
         self, codes: Codes, crop: int, batch: int, rate: float, seed: int, unit: str = "audio_seconds"
     ) -> None:
         self.codes = codes
-        super().__init__([len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
+        names = codes.names or [f"sequence {i}" for i in range(len(codes.sequences))]
+        super().__init__(names, [len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes.
@@ -114,21 +117,21 @@ def save_codes(path: Path, rows: Sequence[NDArray[np.integer[Any]]]) -> None:
     """Codes ``[n]`` or ``[h, w, G]`` of each example: int32, one after the other, and their lengths."""
     codes = np.concatenate([*rows] or [np.zeros(0, np.int32)]).astype(np.int32)
     with replacing(path) as partial:
-        save_file({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}, partial)
+        partial.write_bytes(save({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}))
 
 
 def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
-    """What ``save_codes`` wrote of ``count`` examples, in [0, size). Raises WavevqError for anything else."""
+    """What ``save_codes`` wrote of ``count`` examples, codes in [0, size). Raises WavevqError for anything else."""
     try:
         tensors = load_file(path)
         codes, lengths = tensors["codes"], tensors["lengths"]
-        if codes.dtype != np.int32 or lengths.dtype != np.int64 or lengths.shape != (count,) or not codes.ndim:
-            raise ValueError(f"codes {codes.dtype} {list(codes.shape)}, lengths {lengths.dtype} {list(lengths.shape)}")
-        if ((lengths < 0) | (lengths > len(codes))).any() or lengths.sum() != len(codes):
-            raise ValueError("lengths that are not those of the codes")
-        if codes.size and not 0 <= codes.min() <= codes.max() < size:
-            raise ValueError(f"codes from {codes.min()} to {codes.max()}, of {size}")
-        return np.split(codes.astype(np.int64), np.cumsum(lengths))[:-1]
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:  # the last: a type of tomorrow's
-        reason = escaped(str(error))
-        raise WavevqError(f"{path}: not the codes of a corpus ({reason}); delete it, and it is made anew") from None
+    except (OSError, SafetensorError, KeyError, AttributeError) as error:  # the last: a type of tomorrow's
+        raise WavevqError(f"{path}: not the codes of a corpus ({escaped(str(error))})") from None
+    if codes.dtype != np.int32 or lengths.dtype != np.int64:
+        raise WavevqError(f"{path}: not the codes of a corpus ({codes.dtype}, their lengths {lengths.dtype})")
+    outside = (lengths < 0) | (lengths > len(codes)) if codes.ndim else np.True_
+    if lengths.shape != (count,) or outside.any() or lengths.sum() != len(codes):
+        raise WavevqError(f"{path}: not the codes of {count} examples")
+    if codes.size and not (codes.min() >= 0 and codes.max() < size):
+        raise WavevqError(f"{path}: codes from {codes.min()} to {codes.max()} are none of a codebook of {size}")
+    return np.split(codes.astype(np.int64), np.cumsum(lengths))[:-1]
