@@ -158,10 +158,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = from_json(path.read_text())
     except (OSError, ValueError) as error:
         raise WavevqError(f"{path}: not a checkpoint's state ({error})") from None
-    known = isinstance(state, dict) and state.get("format") in (UNSUMMED, FORMAT) and is_step(state.get("step"))
-    if not known or not (state["format"] == UNSUMMED or is_step(state.get("metered"))):
+    known: dict[str, Any] = state if isinstance(state, dict) else {}
+    numbers = ["step"] if known.get("format") == UNSUMMED else ["step", "metered"]
+    if known.get("format") not in (UNSUMMED, FORMAT) or not all(is_step(known.get(key)) for key in numbers):
         raise WavevqError(f"{path}: not a checkpoint's state of format {FORMAT}")
-    return state
+    return known
 
 
 def is_step(value: object) -> bool:
