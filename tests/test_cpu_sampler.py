@@ -6,15 +6,20 @@ import os
 import re
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 import pytest
 import torch
+import trainings
 from llvmlite import ir
 from numba import njit
+from numba.core import caching
 from replay import faithful, mismatches
 from torch import Tensor
 
@@ -409,3 +414,35 @@ print(sum(kernel.draw.stats.cache_hits.values()), sum(kernel.draw.stats.cache_mi
     for hits in ("0 1", "1 0"):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.split("\n")[0] == hits
+
+
+# --- numba's cache ------------------------------------------------------------------------------------------
+
+
+def twice(x: Any) -> Any:
+    return x + x
+
+
+def compile_slowly(folder: str, kind: str) -> None:
+    """``twice`` of one type, with numba's cache in ``folder``; leaves there what came out and whether it was cached."""
+    numba.config.CACHE_DIR = folder
+    save = caching.IndexDataCacheFile._save_index
+
+    def slowly(self: Any, overloads: Any) -> None:
+        time.sleep(1)  # the other process reads the index that this one has read
+        save(self, overloads)
+
+    caching.IndexDataCacheFile._save_index = slowly
+    compiled = kernel._compiled(twice)
+    found = compiled(np.float32(1.5) if kind == "float" else np.int64(3))
+    Path(folder, kind).write_text(f"{found} {sum(compiled.stats.cache_hits.values())}")
+
+
+def test_two_processes_compiling_at_once_do_not_take_each_others_code(tmp_path: Path) -> None:
+    def told(*kinds: str) -> list[str]:
+        processes = [trainings.start(compile_slowly, str(tmp_path), kind)[0] for kind in kinds]
+        assert trainings.finish(processes) == [0] * len(kinds)
+        return [(tmp_path / kind).read_text() for kind in kinds]
+
+    assert told("float", "int") == ["3.0 0", "6 0"]
+    assert told("float", "int") == ["3.0 1", "6 1"]

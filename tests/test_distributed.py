@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,28 @@ from trainings import (
     command,
     finish,
     free_port,
+    launched,
     metrics,
     noting_revivals,
     said,
     start,
     tensors,
+    waiting_at,
     workplace,
 )
 
+from wavevq.build import build_corpus
+from wavevq.data.batches import Crops
 from wavevq.data.codes import Codes
+from wavevq.distributed import joined
+from wavevq.errors import WavevqError
+from wavevq.evaluate import likelihood
+from wavevq.experiment import locked
+from wavevq.run import load_model
+from wavevq.run_folder import newest_checkpoint, read_recipe
 
 TRAIN = "train", "tiny.yaml", "--run"
+LOST = "wavevq: process {} of 2: stopped, for another has ended (what it said last tells why)"
 
 
 @pytest.fixture(scope="module", params=["ema", "vq"])
@@ -199,27 +212,129 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(place: Path, straight: Path
     assert_equal_runs(place / "killed", straight)
 
 
+def holding_nan(step: int) -> None:
+    """The first clip of this rank's batch of ``step`` is not finite."""
+    at = Crops.at
+
+    def watched(self: Crops, asked: int, rank: int = 0, world: int = 1) -> Any:
+        batch = at(self, asked, rank, world)
+        if asked == step:
+            batch.x[0, 0, 3] = torch.nan
+        return batch
+
+    Crops.at = watched  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("place", ["ema"], indirect=True)  # the quantizer changes nothing here
+def test_what_is_not_finite_on_one_rank_ends_both(place: Path) -> None:
+    assert command(place, *TRAIN, "nan", moments=[None, partial(holding_nan, 5)]) == [2, 2]
+    assert said(place, 0).splitlines()[-1] == LOST.format(0)
+    named = (
+        r"wavevq: step 5: NaN or infinite values in (ann|bob)/\w+\.wav; the last good checkpoint is nan/.*step-00000004"
+    )
+    assert re.fullmatch(named, said(place, 1).splitlines()[-1])
+    assert max((place / "nan" / "checkpoints").glob("step-*")).name == "step-00000004"
+
+
+@pytest.mark.parametrize("place", ["ema"], indirect=True)
+def test_a_folder_in_use_is_refused_by_both(place: Path) -> None:
+    with locked(place / "used"):
+        assert command(place, *TRAIN, "used", moments=[None] * 2) == [2, 2]
+    for rank in range(2):
+        assert said(place, rank).splitlines()[-1] == "wavevq: used: another training is writing to this run folder"
+    assert not (place / "used").exists()
+
+
 def test_refusals_are_told_by_every_rank_and_nothing_is_written(place: Path, straight: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     assert command(place, *TRAIN, "straight", moments=[None] * 2) == [2, 2]
     exists = "wavevq: straight: exists already; go on with --resume, or name another folder with --run"
     assert said(place, 1).splitlines()[-1] == exists
-    # What rank 0 alone meets, since it prepares the corpus, ends the others too: they do not wait for ever.
-    codes = command(place, *TRAIN, "refused", "--set", "data.root=nowhere", moments=[None] * 2)
-    assert codes[0] == 2
-    assert codes[1] > 0
-    assert said(place, 0).splitlines()[-1] == "wavevq: data.root: there is no folder nowhere"
+    # What rank 0 alone meets, since it prepares the corpus, is told by the others too.
+    assert command(place, *TRAIN, "refused", "--set", "data.root=nowhere", moments=[None] * 2) == [2, 2]
+    for rank in range(2):
+        assert said(place, rank).splitlines()[-1] == "wavevq: data.root: there is no folder nowhere"
     assert not (place / "refused").exists()
     assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
 
 
 @pytest.mark.parametrize("place", ["ema"], indirect=True)  # the quantizer changes nothing here
 def test_a_rank_that_dies_ends_the_others(place: Path) -> None:
-    """They wait for it in an all-reduce, which must fail rather than wait for ever."""
-    codes = command(place, *TRAIN, "torn", moments=[None, before_step(5)])
-    assert codes[1] == -signal.SIGKILL
-    assert codes[0] > 0
+    """They wait for it in an all-reduce, which must fail rather than wait for ever, and without a traceback.
+
+    While two train, a third is refused.
+    """
+    both = launched(place, *TRAIN, "torn", moments=[waiting_at(3), before_step(5)])
+    wait_for((place / "waits").exists)
+    with (
+        pytest.raises(WavevqError, match="torn: another training is writing to this run folder"),
+        locked(place / "torn"),
+    ):
+        pass
+    (place / "waits").unlink()
+    assert finish(both) == [2, -signal.SIGKILL]
+    assert said(place, 0).splitlines()[-1] == LOST.format(0)
+    assert "Traceback" not in said(place, 0)
+    with locked(place / "torn"):  # the lock lies there, of a process that is gone
+        pass
     assert max((place / "torn" / "checkpoints").glob("step-*")).name == "step-00000004"
+
+
+# --- encoding -----------------------------------------------------------------------------------------------
+
+
+def test_encode_shares_its_files_out(finished: Path, tmp_path: Path) -> None:
+    """Six and five of eleven; that one is broken stops none of the others, on any rank."""
+    shutil.copytree(finished / "corpus", tmp_path / "corpus", ignore=shutil.ignore_patterns("*.tsv"))
+    (tmp_path / "corpus" / "ann" / "ann_9.wav").write_text("no audio")
+    words = "encode", "corpus"
+    run = "--run", str(finished / "run")
+    assert command(tmp_path, *words, "alone", *run) == [2]
+    assert sorted(command(tmp_path, *words, "shared", *run, moments=[None] * 2)) == [0, 2]
+    told = said(tmp_path, 0) + said(tmp_path, 1)
+    assert told.count("encoded 10 files") == told.count("encoded ") == 1
+    assert told.count("wavevq: corpus/ann/ann_9.wav: not an audio file") == 1
+    one, two = (
+        {path.relative_to(tmp_path / out): path.read_bytes() for path in (tmp_path / out).rglob("*.npy")}
+        for out in ("alone", "shared")
+    )
+    assert len(one) == 10
+    assert one == two
+
+
+def encode_the_corpus(run: str, cache: str) -> None:
+    """The codes of both splits, into a cache; every process that encodes any leaves a file in it."""
+    os.environ["WAVEVQ_CACHE"] = cache
+    encode_all = likelihood.encode_all
+
+    def watched(model: Any, batches: Any) -> Any:
+        Path(cache, f"encoded-{os.getpid()}-{len(batches)}-{time.monotonic_ns()}").touch()
+        time.sleep(0.5)  # time for another process to come by
+        return encode_all(model, batches)
+
+    likelihood.encode_all = watched
+    recipe = read_recipe(Path(run))
+    with joined():
+        corpus = build_corpus(recipe)
+        model, _ = load_model(Path(run), recipe, len(corpus.labels))
+        for split in ("train", "val"):
+            likelihood.encoded(model.eval(), newest_checkpoint(Path(run)) / "average.safetensors", corpus, split)
+
+
+def test_the_cache_of_codes_is_shared_out_and_made_once(finished: Path, tmp_path: Path) -> None:
+    """Two ranks make what one process does, of shares that differ; of two processes at once, one makes each split."""
+    caches = [tmp_path / name for name in ("one", "ranks", "at-once")]
+    for cache in caches:
+        cache.mkdir()
+    one, ranks, both = ((encode_the_corpus, str(finished / "run"), str(cache)) for cache in caches)
+    assert finish([*start(*one), *start(*ranks, ranks=2), *start(*both), *start(*both)]) == [0] * 5
+    made = [{path.name: path.read_bytes() for path in cache.glob("codes-*.safetensors")} for cache in caches]
+    assert len(made[0]) == 2
+    assert made[0] == made[1] == made[2]
+    shares = [[path.name.split("-")[1:3] for path in cache.glob("encoded-*")] for cache in caches]
+    assert [len({process for process, _ in share}) for share in shares[:2]] == [1, 2]
+    batches = [sum(int(count) for _, count in share) for share in shares]
+    assert batches[0] == batches[1] == batches[2]
 
 
 @pytest.mark.parametrize("place", ["ema"], indirect=True)  # the quantizer changes nothing here
@@ -261,10 +376,10 @@ def torchrun(place: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_for(ready: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + 120
     while not ready():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
 

@@ -60,6 +60,7 @@ FLOORS = {
 # The only imports within a floor, each one way. What a validation found is told in the types that the log declares.
 LEVEL = {
     ("audio", "wavevq.errors."),
+    ("distributed", "wavevq.errors."),
     ("recipe", "wavevq.errors."),
     ("pixels", "wavevq.errors."),
     ("pixels", "wavevq.audio."),

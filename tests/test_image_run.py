@@ -259,7 +259,7 @@ def grids(count: int = 7, height: int = 3) -> list[np.ndarray[Any, np.dtype[np.i
 
 def test_grids_are_kept_whole(tmp_path: Path) -> None:
     save_codes(tmp_path / "codes", grids())
-    for one, other in zip(load_codes(tmp_path / "codes"), grids(), strict=True):
+    for one, other in zip(load_codes(tmp_path / "codes", 7, K), grids(), strict=True):
         np.testing.assert_array_equal(one, other)
     crops = CodeCrops(Codes(grids(), [0, 1] * 3 + [0]), 3, 7, 3, seed=0, unit="images")
     assert (crops.steps_per_epoch, crops.amount) == (1, 7)

@@ -253,13 +253,17 @@ def test_crops_are_a_function_of_the_step_and_cover_the_corpus() -> None:
 def test_codes_come_back_from_the_cache(tmp_path: Path) -> None:
     rows = [np.array([3, 1]), np.zeros(0, np.int64), np.array([5])]
     save_codes(tmp_path / "codes", rows)
-    for kept, row in zip(load_codes(tmp_path / "codes"), rows, strict=True):
+    for kept, row in zip(load_codes(tmp_path / "codes", 3, 6), rows, strict=True):
         np.testing.assert_array_equal(kept, row)
+    with pytest.raises(WavevqError, match="codes: not the codes of 2 examples"):
+        load_codes(tmp_path / "codes", 2, 6)
+    with pytest.raises(WavevqError, match="codes: codes from 1 to 5 are none of a codebook of 5"):
+        load_codes(tmp_path / "codes", 3, 5)
     save_codes(tmp_path / "none", [])
-    assert load_codes(tmp_path / "none") == []
+    assert load_codes(tmp_path / "none", 0, 6) == []
     (tmp_path / "broken").write_bytes(b"codes")
     with pytest.raises(WavevqError, match="broken: not the codes of a corpus"):
-        load_codes(tmp_path / "broken")
+        load_codes(tmp_path / "broken", 3, 6)
 
 
 # --- the stage and the command ------------------------------------------------------------------------------
@@ -441,6 +445,7 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
     next(value for value in tensors.values() if value.is_floating_point()).add_(0.01)
     save_file(tensors, weights)
+    trainings.seal(weights.parent)
     recipe = load_recipe("tiny.yaml")
     for words in (
         r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another",

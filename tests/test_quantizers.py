@@ -203,6 +203,22 @@ def test_evaluation_changes_no_buffer(kind: str, ready: bool) -> None:
 
 
 @kinds
+@pytest.mark.parametrize(("value", "ready"), [(torch.nan, False), (torch.inf, False), (torch.nan, True), (1e25, True)])
+def test_a_vector_that_is_not_finite_reaches_no_statistic(kind: str, value: float, ready: bool) -> None:
+    """Nor one whose square is not. The loss tells the training."""
+    quantizer = make(kind, ready=ready).train()
+    good = batch(2, 30)
+    bad = good.clone()
+    bad[1, 7, 0] = value
+    before = {name: one.clone() for name, one in quantizer.state_dict().items()}
+    assert not quantizer(bad, everywhere(bad)).loss.isfinite()
+    assert all(torch.equal(one, before[name]) for name, one in quantizer.state_dict().items())
+    assert quantizer(good, everywhere(good)).loss.isfinite()
+    assert quantizer.updates == before["updates"] + 1
+    assert all(one.isfinite().all() for one in quantizer.state_dict().values())
+
+
+@kinds
 def test_statistics_stay_float32_under_bf16(kind: str) -> None:
     plain, mixed = make(kind), make(kind)
     z_e = batch(2, 50).bfloat16()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from wavevq.contracts import Batch, StepLoss
 from wavevq.errors import WavevqError
 from wavevq.experiment import locked
 from wavevq.recipe import Train
-from wavevq.train.log import Log, Validation, read_metrics
-from wavevq.train.loop import _asked_to_stop, fit, load_newest, rate_factor
-from wavevq.train.state import Average, TrainState, checkpoints
+from wavevq.train.log import Log, Validation, _lines, read_metrics
+from wavevq.train.loop import Interrupted, _asked_to_stop, fit, load_newest, rate_factor, refuse_apart
+from wavevq.train.state import AVERAGE, METER, MODEL, OPTIMIZER, STATE, SUMS, Average, TrainState, checkpoints
+
+LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 # --- a toy --------------------------------------------------------------------------------------------------
 
@@ -56,20 +59,33 @@ class Toy(nn.Module):
 
 @dataclass
 class Numbers:
-    """Batches of noise; ``bad`` is the step whose batch holds a NaN."""
+    """Batches of noise; ``bad`` is the step whose batch holds a NaN, or a number whose square is infinite.
+
+    stop: the step at which a Ctrl-C comes; full: that from which no file grows further.
+    """
 
     bad: int | None = None
+    value: float = torch.nan
+    stop: int | None = None
+    full: int | None = None
     unit: str = "audio_seconds"
     amount: float = 1.0
     asked: list[int] = field(default_factory=list)
 
     def at(self, step: int, rank: int, world: int) -> Batch:
         self.asked.append(step)
+        if step == self.stop:
+            signal.raise_signal(signal.SIGINT)
+        if step == self.full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, LIMIT[1]))
         x = torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(step))
         if step == self.bad:
-            x[0] = torch.nan
+            x[2] = self.value
         whole = torch.full((4,), 3)
         return Batch(x, torch.zeros(4, dtype=torch.int64), whole, 4 * step + torch.arange(4))
+
+    def names(self, step: int, rank: int, world: int) -> list[str]:
+        return [f"clip-{4 * step + row}" for row in range(4)]
 
 
 def plan(**changes: Any) -> Train:
@@ -87,7 +103,10 @@ def train(folder: Path, toy: Toy | None = None, batches: Numbers | None = None, 
     settings = plan(**changes)
     fabric = Fabric(accelerator="cpu", devices=1, precision=settings.precision)
     folder.mkdir(exist_ok=True)
-    fit(fabric, toy, batches, settings, folder, validate, Console(file=paper, width=200), resume)
+    try:
+        fit(fabric, toy, batches, settings, folder, validate, Console(file=paper, width=200), resume)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, LIMIT)
     return toy, paper.getvalue()
 
 
@@ -101,10 +120,19 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(value, other[name]), name
 
 
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The log but for what the clock says."""
+    return [{**line, "seconds": 0, "audio_seconds_per_second": 0} for line in _lines(folder / "metrics.jsonl")]
+
+
+def fresh() -> TrainState:
+    toy = Toy()
+    return TrainState(toy, torch.optim.Adam(toy.parameters(), fused=True), Average(toy, 0.8))
+
+
 def restored(folder: Path) -> TrainState:
     """A state that has taken in the newest checkpoint."""
-    toy = Toy()
-    state = TrainState(toy, torch.optim.Adam(toy.parameters(), fused=True), Average(toy, 0.8))
+    state = fresh()
     load_newest(state, folder / "checkpoints", Console(quiet=True))
     return state
 
@@ -168,13 +196,21 @@ def test_validation_sees_the_averaged_weights_and_leaves_no_trace(tmp_path: Path
         assert any(not torch.equal(value, found[name]) for name, value in state.module.state_dict().items())
 
 
-@pytest.mark.parametrize("bad", [1, 5])
-def test_a_non_finite_loss_stops_before_the_weights(tmp_path: Path, bad: int) -> None:
+@pytest.mark.parametrize(
+    ("bad", "value", "says"),
+    [
+        (1, torch.nan, "step 1: NaN or infinite values in clip-6; the last good checkpoint is none yet"),
+        (5, torch.inf, "step 5: NaN or infinite values in clip-22; the last good checkpoint is .*/step-00000004"),
+        (5, 1e30, "step 5: the loss is inf and .*, of clip-20, clip-21, clip-22, clip-23; the last .*/step-00000004"),
+    ],
+)
+def test_what_is_not_finite_stops_before_the_weights(tmp_path: Path, bad: int, value: float, says: str) -> None:
     toy = Toy()
-    with pytest.raises(WavevqError, match=rf"^step {bad}: the loss is nan and .*; the last good checkpoint is "):
-        train(tmp_path / "run", toy, Numbers(bad), average=0)
+    with pytest.raises(WavevqError, match=f"^{says}"):
+        train(tmp_path / "run", toy, Numbers(bad, value), average=0)
     alone, _ = train(tmp_path / "short", steps=bad)
-    alone.seen.add_(1)  # the buffer has seen the bad step; what is saved has not
+    if value == 1e30:
+        alone.seen.add_(1)  # the buffer has seen the bad step; what is saved has not
     assert_same(weights(toy), weights(alone))
     if bad == 1:
         assert not checkpoints(tmp_path / "run" / "checkpoints")
@@ -251,6 +287,82 @@ def test_the_average_is_lent_even_to_a_failure() -> None:
 # --- checkpoints and logs -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(folder, log_every=3)  # lines and checkpoints out of step
+    return folder
+
+
+@pytest.mark.parametrize("name", [MODEL, AVERAGE, OPTIMIZER, METER, STATE, SUMS])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
+    finished_run: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    newest = checkpoints(run / "checkpoints")[-1]
+    data = bytearray((newest / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    (newest / name).unlink()
+    if damage != "gone":
+        (newest / name).write_bytes({"cut": data[: len(data) // 2], "flipped": data, "empty": b""}[damage])
+    state, paper = fresh(), io.StringIO()
+    load_newest(state, run / "checkpoints", Console(file=paper, width=200))
+    assert state.step == 8
+    [line] = paper.getvalue().splitlines()
+    assert line.startswith("skipping a damaged checkpoint: ")
+    # Of a sum that is damaged it cannot be known whose: what it belongs to is named.
+    assert f"{newest / name}: " in line or (name == SUMS and str(newest) in line)
+    if (damage, name) == ("flipped", OPTIMIZER):
+        train(run, log_every=3, resume=True)
+        again = checkpoints(run / "checkpoints")[-1]
+        for path in checkpoints(finished_run / "checkpoints")[-1].iterdir():
+            assert (again / path.name).read_bytes() == path.read_bytes()
+        assert lines(run) == lines(finished_run)
+
+
+def test_an_empty_checkpoint_and_one_of_the_format_before(tmp_path: Path) -> None:
+    """Which had no checksums; what it lacks, the sums of metrics since the last line, begins anew."""
+    train(tmp_path / "run")
+    before, newest = checkpoints(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(newest)
+    newest.mkdir()
+    for name in (METER, SUMS):
+        (before / name).unlink()
+    state = json.loads((before / STATE).read_text())
+    del state["metered"]
+    (before / STATE).write_text(json.dumps({**state, "format": 1}))
+    resumed, printed = train(tmp_path / "run", resume=True)
+    assert f"skipping a damaged checkpoint: {newest / STATE}: " in printed
+    assert_same(weights(resumed), weights(train(tmp_path / "straight")[0]))
+
+
+def test_a_stopped_training_logs_what_one_that_never_stopped_does(tmp_path: Path) -> None:
+    straight, _ = train(tmp_path / "straight", log_every=5, validate_every=4)
+    for stop in (3, 6):
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", batches=Numbers(stop=stop), log_every=5, validate_every=4, resume=True)
+    resumed, _ = train(tmp_path / "run", log_every=5, validate_every=4, resume=True)
+    assert_same(weights(resumed), weights(straight))
+    assert lines(tmp_path / "run") == lines(tmp_path / "straight")
+
+
+def test_a_disk_that_is_full_ends_it_in_one_line(tmp_path: Path) -> None:
+    """A limit on the size of files: a write fails halfway, as on a full disk, and nobody need mount one."""
+    straight, _ = train(tmp_path / "straight", log_every=5)
+    with pytest.raises(WavevqError, match=r"run/checkpoints/.partial-00000006/\S+: cannot be written \(file too large"):
+        train(tmp_path / "run", batches=Numbers(full=5), log_every=5)
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-00000002", "step-00000004"]
+    assert restored(tmp_path / "run").step == 4
+    resumed, _ = train(tmp_path / "run", log_every=5, resume=True)
+    assert_same(weights(resumed), weights(straight))
+    assert lines(tmp_path / "run") == lines(tmp_path / "straight")
+    with pytest.raises(WavevqError, match=r"log/metrics.jsonl: cannot be written \(file too large"):
+        train(tmp_path / "log", batches=Numbers(full=3), save_every=100)
+
+
 @pytest.mark.parametrize("keep", [1, 3, 100])
 def test_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
     train(tmp_path / "run", save_every=3, keep=keep)
@@ -292,7 +404,7 @@ def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
     assert not log.validated(6)
     log.validation(6, Validation({"bits": 3.0}))
     assert log.validated(6)
-    log.close()
+    log.close(failed=False)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["kind"]) for line in lines] == [
         (2, "train"),
@@ -316,6 +428,14 @@ def test_one_training_at_a_time(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with locked(tmp_path / "run"):
         pass
+
+
+def test_processes_that_see_different_checkpoints_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on two machines whose run folders are not one."""
+    refuse_apart(4, Path("run/checkpoints"))
+    monkeypatch.setattr("wavevq.train.loop.gathered", lambda step: [step, 0])
+    with pytest.raises(WavevqError, match="run/checkpoints: processes go on from different steps, 4, 0; all of them"):
+        refuse_apart(4, Path("run/checkpoints"))
 
 
 def test_a_corpus_without_a_validation_clip_is_refused(tmp_path: Path, make_audio: Callable[..., Path]) -> None:

@@ -5,12 +5,14 @@ The processes are forked from a server that has imported everything, which saves
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -117,8 +119,13 @@ def finish(processes: Sequence[Any], seconds: float = 120) -> list[int]:
 
 def command(place: Path, *words: str, moments: Sequence[Moment | None] = (None,)) -> list[int]:
     """``wavevq WORDS`` in a folder, one rank a moment: exit codes. Their outputs: ``said``."""
+    return finish(launched(place, *words, moments=moments))
+
+
+def launched(place: Path, *words: str, moments: Sequence[Moment | None] = (None,)) -> list[Any]:
+    """The processes of ``command``, which are running."""
     (place / "said").mkdir(exist_ok=True)
-    return finish(start(_command, str(place), words, tuple(moments), ranks=len(moments)))
+    return start(_command, str(place), words, tuple(moments), ranks=len(moments))
 
 
 def said(place: Path, rank: int = 0) -> str:
@@ -166,6 +173,26 @@ def _before_step(step: int, number: int) -> None:
     Crops.at = watched  # type: ignore[method-assign]
 
 
+def waiting_at(step: int) -> Moment:
+    """The process makes the file ``waits`` when it takes the batch of ``step``, and goes on when that is gone."""
+    return partial(_waiting_at, step)
+
+
+def _waiting_at(step: int) -> None:
+    from wavevq.data.batches import Crops
+
+    at = Crops.at
+
+    def watched(self: Crops, asked: int, rank: int = 0, world: int = 1) -> Any:
+        if asked == step:
+            Path("waits").touch()
+            while Path("waits").exists():
+                time.sleep(0.01)
+        return at(self, asked, rank, world)
+
+    Crops.at = watched  # type: ignore[method-assign]
+
+
 def while_saving(step: int, name: str) -> Moment:
     """Killed when half of the file ``name`` of the checkpoint ``step`` is written."""
     return partial(_while_saving, step, name)
@@ -174,15 +201,15 @@ def while_saving(step: int, name: str) -> Moment:
 def _while_saving(step: int, name: str) -> None:
     from wavevq.train import state
 
-    save = state.save_file
+    write = state.write_synced
 
-    def watched(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        save(tensors, path)
+    def watched(path: Path, data: bytes) -> None:
         if path.parent.name == f".partial-{step:08d}" and path.name == name:
-            os.truncate(path, path.stat().st_size // 2)
+            write(path, data[: len(data) // 2])
             signal.raise_signal(signal.SIGKILL)
+        write(path, data)
 
-    state.save_file = watched
+    state.write_synced = watched
 
 
 def while_deleting(name: str) -> Moment:
@@ -262,6 +289,13 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
         for path in sorted(checkpoint.glob("*.safetensors"))
         for name, value in load_file(path).items()
     }
+
+
+def seal(checkpoint: Path) -> None:
+    """The checksums of a checkpoint that a test has altered, as if it had been written so."""
+    names = sorted(path.name for path in checkpoint.iterdir() if path.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (checkpoint / "SHA256SUMS").write_text("".join(sums))
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

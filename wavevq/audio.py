@@ -249,12 +249,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise WavevqError(f"{path}: is a folder, not a file")
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise WavevqError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+        with unwritable(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Raises WavevqError, naming ``path``, for what cannot be written: a full disk above all."""
+    try:
+        yield
+    except OSError as error:
+        raise WavevqError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
 
 
 def put(target: Path | BinaryIO, data: bytes) -> None:

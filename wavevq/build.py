@@ -22,6 +22,7 @@ from wavevq.data.corpora import Listing, Split
 from wavevq.data.corpus import Corpus
 from wavevq.data.store import Store, prepare
 from wavevq.decoders import Decoder, FrameDecoder, ImageDecoder, PixelCnnDecoder, WaveNetDecoder
+from wavevq.distributed import first
 from wavevq.errors import WavevqError
 from wavevq.evaluate.likelihood import codes_place, encoded
 from wavevq.joint import JointVqVae
@@ -38,7 +39,7 @@ from wavevq.nn.wavenet import WaveNet
 from wavevq.pixels import VALUES
 from wavevq.prior import Prior
 from wavevq.run_folder import first_run, newest_checkpoint, read_speakers, trained_on
-from wavevq.train.state import AVERAGE, read_tensors
+from wavevq.train.state import AVERAGE, read_tensors, verify
 from wavevq.vimco import VimcoVae
 from wavevq.vqvae import VqVae
 
@@ -89,15 +90,17 @@ def build_store(recipe: r.Recipe) -> Store:
 
 
 def build_corpus(recipe: r.Recipe) -> Corpus:
-    """The recipe's corpus, whatever it is of; made once, then taken from the cache."""
+    """The recipe's corpus, whatever it is of; made once, by rank 0 (codes by all), then taken from the cache."""
+    return build_coded(recipe.data) if isinstance(recipe.data, r.Coded) else first(lambda: _recorded(recipe))
+
+
+def _recorded(recipe: r.Recipe) -> Corpus:
     match recipe.data:
         case r.Cifar10() as data:
             return image_store.prepare(images.cifar10(data.root, data.held_out), data.size, data.flip)
         case r.Images() as data:
             listing = images.folder(data.root, data.size + 2 * data.margin, data.held_out, recipe.seed)
             return image_store.prepare(listing, data.size, data.flip)
-        case r.Coded() as data:
-            return build_coded(data)
         case r.Shapes() as data:
             held_out = max(1, round(data.clips * data.held_out))
             return shapes.Shapes(data.size, data.frames, data.clips, held_out, recipe.seed)
@@ -160,8 +163,10 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
 
 def trained_model(folder: Path, recipe: r.Recipe, labels: int) -> VqVae:
     """The model of a run with its newest averaged weights, of as many labels. Raises WavevqError where it has none."""
+    newest = newest_checkpoint(folder)
+    verify(newest, AVERAGE)
     model = build_model(recipe, labels)
-    model.load_state_dict(read_tensors(newest_checkpoint(folder) / AVERAGE, model))
+    model.load_state_dict(read_tensors(newest / AVERAGE, model))
     return model
 
 

@@ -1,10 +1,22 @@
-"""Sums and gathers over the ranks of a distributed run; the identity when there is one process."""
+"""Sums and gathers over the ranks of a distributed run, and what one does before the others."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from wavevq.errors import WavevqError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)  # for what one process does while the others wait, which may take hours
 
 
 def world_size() -> int:
@@ -37,3 +49,66 @@ def interleaved(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(ranks)]
     dist.all_gather(parts, rows.detach().contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+def gathered(one: T) -> list[T]:
+    """What each rank gives, in their order, on every rank. Whatever can be pickled: the ranks are one program."""
+    if world_size() == 1:
+        return [one]
+    every: list[Any] = [None] * world_size()
+    dist.all_gather_object(every, one)
+    return every
+
+
+def alone(work: Callable[[], object]) -> None:
+    """``work`` on rank 0 while the others wait. Every rank raises the WavevqError that it raises."""
+    if world_size() == 1:
+        work()
+        return
+    said = None
+    if rank() == 0:
+        try:
+            work()
+        except WavevqError as error:
+            said = str(error)
+    if told := gathered(said)[0]:
+        raise WavevqError(told)
+
+
+def first(work: Callable[[], T]) -> T:
+    """``work`` on rank 0, then on the others, who find what it has prepared; errors as in ``alone``."""
+    made: list[T] = []
+    alone(lambda: made.append(work()))
+    return made[0] if made else work()
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """The processes that torchrun has started, as one group over gloo, each with a GPU of its machine; else nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        with told_of_the_lost():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def told_of_the_lost() -> Iterator[None]:
+    """A rank that ends breaks the others' connection to it: one line of theirs, in place of the backend's traceback.
+
+    Raises WavevqError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise WavevqError(
+                f"process {rank()} of {world_size()}: stopped, for another has ended (what it said last tells why)"
+            ) from None
+        raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from datetime import datetime, timedelta
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,20 +19,20 @@ from rich.console import Console
 from wavevq.audio import replacing
 from wavevq.build import build_corpus, build_model, build_prior, trained_model
 from wavevq.data.corpus import Corpus
+from wavevq.distributed import PATIENCE, alone, told_of_the_lost
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
 from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
-from wavevq.recipe import Coded, Prior, Recipe
+from wavevq.recipe import Prior, Recipe
 from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
     RUNS,
     SUMMARY,
     create,
-    first_run,
     newest_checkpoint,
     read_recipe,
     read_speakers,
@@ -65,22 +65,30 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
 
     Or both at once, where the recipe says so (``prior.joint``).
     The prior alone wants a folder whose VQ-VAE is trained. Returns the folder. Raises WavevqError for a folder that is
-    in use, exists (without ``resume``) or holds another recipe.
+    in use, exists (without ``resume``) or holds another recipe, for what ``fit`` refuses, and where another process of
+    this training has ended.
     """
     if stage == "prior" and recipe.prior is None:
         raise WavevqError("prior: missing; --stage prior trains what this section of the recipe says")
     if stage and joint(recipe):
         raise WavevqError(f"--stage {stage}: prior.joint trains VQ-VAE and prior together; leave it out")
     fabric = launch(recipe, console)
-    folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
+    with told_of_the_lost(), ExitStack() as held:
+        folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
+        _stages(fabric, recipe, folder, resume, stage, console, held)
+    return folder
+
+
+def _stages(
+    fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, stage: Stage | None, console: Console, held: ExitStack
+) -> None:
     refuse(recipe, folder, resume, stage)
     for section, plan in (("train", recipe.train), ("prior", recipe.prior)):
         if plan is not None and plan.batch % fabric.world_size:
             raise WavevqError(
                 f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
             )
-    with fabric.rank_zero_first():
-        corpus = build_corpus(recipe)
+    corpus = build_corpus(recipe)
     if not corpus.split("val"):
         raise WavevqError(
             f"data: no {corpus.items[:-1]} of a {corpus.whose} that is trained on is held out, so there is nothing to "
@@ -91,21 +99,21 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
             f"{folder}: was trained with other names of a {corpus.whose} than the corpus in {recipe.data.kind} has now"
         )
     console.print(corpus.describe(), soft_wrap=True, highlight=False)
-    with locked(folder) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
-            if resume or stage == "prior":
-                write_recipe(folder, recipe)
-            else:
-                if isinstance(recipe.data, Coded):
-                    record_weights(folder, first_run(recipe.data))
-                create(folder, recipe, corpus.labels, corpus.about)
-            console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
-        if stage != "prior":
-            _train(fabric, recipe, folder, resume, corpus, console)
-        if recipe.prior is not None and stage != "vqvae" and not joint(recipe):
-            _train_prior(fabric, recipe, recipe.prior, folder, corpus, console)
-    return folder
+
+    def begin() -> None:
+        held.enter_context(locked(folder))
+        refuse(recipe, folder, resume, stage)  # again: another training may have been quicker
+        if resume or stage == "prior":
+            write_recipe(folder, recipe)
+        else:
+            create(folder, recipe, corpus.labels, corpus.about)
+
+    alone(begin)
+    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    if stage != "prior":
+        _train(fabric, recipe, folder, resume, corpus, console)
+    if recipe.prior is not None and stage != "vqvae" and not joint(recipe):
+        _train_prior(fabric, recipe, recipe.prior, folder, corpus, console)
 
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: Corpus, console: Console) -> None:
@@ -119,8 +127,7 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
         fit(fabric, module, batches, recipe.train, folder, validator, console, resume, module.prior, turned)
     else:
         fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume, turned=turned)
-    if fabric.is_global_zero:
-        write_summary(folder)
+    alone(lambda: write_summary(folder))
 
 
 def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corpus: Corpus, console: Console) -> None:
@@ -131,17 +138,15 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
     if begun:
         refuse_stale(place, folder)
     fabric.to_device(model.eval())
-    with fabric.rank_zero_first():
-        training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
+    training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
     batches = corpus.code_crops(training, plan.crop, plan.batch, recipe.hop, recipe.seed)
     console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     prior = build_prior(recipe, plan, len(corpus.labels))
     validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
-    if fabric.is_global_zero and not begun:
-        record_weights(place, folder)
+    if not begun:
+        alone(lambda: record_weights(place, folder))
     fit(fabric, prior, batches, plan, place, validator, console, begun)
-    if fabric.is_global_zero:
-        write_summary(place)
+    alone(lambda: write_summary(place))
 
 
 def joint(recipe: Recipe) -> bool:
@@ -193,9 +198,8 @@ def launch(recipe: Recipe, console: Console) -> Fabric:
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=here,
         num_nodes=started // here,
-        # The quantizer's statistics are all-reduced, so the buffers agree already. The others wait while rank 0
-        # validates, which may take hours.
-        strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=7)) if started > 1 else "auto",
+        # The quantizer's statistics are all-reduced, so the buffers agree already.
+        strategy=DDPStrategy(broadcast_buffers=False, timeout=PATIENCE) if started > 1 else "auto",
         precision=recipe.train.precision,
     )
     fabric.launch()

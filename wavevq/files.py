@@ -17,6 +17,7 @@ from rich.console import Console
 from wavevq.audio import Signal, make_folder, opened, put, write, writing
 from wavevq.codes_file import arriving_codes, read_codes, read_header, write_codes
 from wavevq.data.batches import grouped
+from wavevq.distributed import rank, world_size
 from wavevq.errors import WavevqError
 from wavevq.jobs import Job
 from wavevq.progress import Told, seconds_bar, with_bar
@@ -53,9 +54,9 @@ class Sampling:
 
 
 def encode(run: Run, jobs: Sequence[Job], console: Console) -> None:
-    """Audio to codes. Inputs that cannot be used are told at the end, in a WavevqError; the others are done."""
+    """Audio to codes, each rank its share. Inputs that cannot be used are told at the end, in a WavevqError."""
     told = Told("encoded", "encoding", console)
-    for job, advance in with_bar(jobs, "encoding", console):
+    for job, advance in with_bar(jobs[rank() :: world_size()], "encoding", console):
         with told.errors(), told.timing(), opened(job.source) as recording:
             write_codes(job.target, run.encode(recording, advance))
             told.add(run.duration(recording) / run.rate)

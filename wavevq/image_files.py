@@ -11,6 +11,7 @@ from rich.console import Console
 from wavevq import pixels
 from wavevq.audio import make_folder
 from wavevq.codes_file import read_codes, write_codes
+from wavevq.distributed import rank, world_size
 from wavevq.errors import WavevqError
 from wavevq.evaluate.report import Report
 from wavevq.files import Sampling
@@ -25,9 +26,9 @@ SHEET = "sheet.png"
 
 
 def encode(run: ImageRun, jobs: Sequence[Job], console: Console) -> None:
-    """Images, brought to the size of the model's, to codes. Errors are told at the end; the other images are done."""
+    """Images, brought to the size of the model's, to codes, each rank its share; errors as of ``files.encode``."""
     told = Told("encoded", "encoding", console, audio=False)
-    for job, _ in with_bar(jobs, "encoding", console):
+    for job, _ in with_bar(jobs[rank() :: world_size()], "encoding", console):
         with told.errors(), told.timing():
             write_codes(job.target, run.encode(pixels.read(job.source, run.size)))
             told.add()

@@ -41,10 +41,13 @@ def plan(
     """The jobs of a command line, every output checked before any work.
 
     Without ``out``, ``paths`` are IN [OUT]: ``default`` makes the OUT that is not given, and ``-`` stands for one of
-    ``streams``, input and output. With it, they are inputs and folders, searched for the suffixes ``takes``; each
-    output goes below ``out``, under its input's path with the suffix ``gives``. rate: Hz of audio outputs.
+    ``streams``, input and output; where IN is a folder, OUT is ``out``. With it, they are inputs and folders, searched
+    for the suffixes ``takes``; each output goes below ``out``, under its input's path with the suffix ``gives``. rate:
+    Hz of audio outputs.
     Raises WavevqError, one line for each output that cannot be.
     """
+    if out is None and len(paths) == 2 and Path(paths[0]).is_dir() and paths[1] != "-":
+        paths, out = paths[:1], paths[1]
     jobs = _many(paths, Path(out), takes, gives) if out is not None else [_one(paths, default, streams)]
     sources = {_identity(job.source): job.source for job in jobs if isinstance(job.source, Path)}
     taken: dict[tuple[object, ...], Job] = {}

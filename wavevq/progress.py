@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from wavevq.distributed import gathered
 from wavevq.errors import WavevqError
 
 T = TypeVar("T")
@@ -76,14 +77,17 @@ class Told:
         self.seconds += seconds
 
     def end(self) -> None:
-        """Prints how long it took. Raises WavevqError, a line for each input that could not be used."""
-        if self.files:
-            count = "1 file" if self.files == 1 else f"{self.files} files"
-            heard = f", {self.seconds:.2f} s of audio," if self.audio else ""
-            speed = f", {self.seconds / self.worked:.3g} times real time" if self.audio else ""
+        """Prints how long it took, over all ranks. Raises WavevqError, a line for each of this rank's failures."""
+        every = gathered((self.files, self.seconds, self.worked))
+        files, seconds = sum(one[0] for one in every), sum(one[1] for one in every)
+        worked = max(one[2] for one in every)
+        if files:
+            count = "1 file" if files == 1 else f"{files} files"
+            heard = f", {seconds:.2f} s of audio," if self.audio else ""
+            speed = f", {seconds / worked:.3g} times real time" if self.audio else ""
             self.console.print(
                 f"{self.did} {count}{heard} in {time.monotonic() - self.started:.2f} s; "
-                f"{self.work}: {self.worked:.2f} s{speed}",
+                f"{self.work}: {worked:.2f} s{speed}",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -37,7 +37,7 @@ from wavevq.sampling import Backend, Precision, choose
 from wavevq.sampling.guidance import Guided
 from wavevq.sampling.reference import OneByOne, Reference
 from wavevq.sampling.transformer import Cached
-from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors
+from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors, verify
 from wavevq.vqvae import VqVae
 
 CODES_AT_ONCE = 4096  # whose vectors are looked up together, of clips of any length
@@ -380,6 +380,7 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder / PRIOR, folder)
+    verify(found[-1], AVERAGE)
     prior = build_prior(recipe, recipe.prior, labels)
     prior.load_state_dict(read_tensors(found[-1] / AVERAGE, prior))
     return prior

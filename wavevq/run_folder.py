@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
-from wavevq.audio import make_folder, replacing
+from wavevq.audio import make_folder, replacing, unwritable
 from wavevq.errors import WavevqError
 from wavevq.recipe import Coded, Recipe
 from wavevq.recipe.trained import RECIPE as RECIPE
@@ -36,14 +37,19 @@ def find_run(name: str | Path | None) -> Path:
 
 
 def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping[str, str] | None = None) -> None:
-    """Begin a run folder. about: what the corpus says of its speakers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / SPEAKERS) as partial:
+    """Begin a run folder, which is there with all of it or not at all. about: what the corpus says of its speakers."""
+    begun = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(begun, ignore_errors=True)  # of a training that was killed
+    with unwritable(folder):
+        begun.mkdir(parents=True)
         known = {"speakers": list(speakers), "about": {name: (about or {}).get(name, "") for name in speakers}}
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
         # A folder's name may be bytes that are no text: what this makes of them, JSON reads as them.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    write_recipe(folder, recipe)  # last: it makes the folder a run
+        (begun / SPEAKERS).write_text(text, encoding="utf-8", errors="backslashreplace")
+        if isinstance(recipe.data, Coded):
+            record_weights(begun, first_run(recipe.data))
+        write_recipe(begun, recipe)
+        begun.rename(folder)
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from wavevq.audio import make_folder, replacing
@@ -59,7 +59,7 @@ def save(path: Path, voice: Voice) -> None:
     make_folder(path)
     told = {"format": str(FORMAT), "weights": voice.weights, "about": json.dumps(dict(voice.about))}
     with replacing(path) as partial:
-        save_file({"embedding": voice.embedding.detach().cpu().contiguous()}, partial, told)
+        partial.write_bytes(serialise({"embedding": voice.embedding.detach().cpu().contiguous()}, told))
 
 
 def load(path: Path) -> Voice:

@@ -27,9 +27,10 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
     from wavevq.pixels import SUFFIXES
 
     console = options.console()
-    trained = load(run, console)
-    jobs = plan(paths, out, takes=SUFFIXES, gives=CODES, streams=options.streams())
-    image_files.encode(trained, jobs, console)
+    with options.ranks(console):
+        trained = load(run, console)
+        jobs = plan(paths, out, takes=SUFFIXES, gives=CODES, streams=options.streams())
+        image_files.encode(trained, jobs, console)
 
 
 def decode(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -92,6 +93,16 @@ def load(
     if sampler is not None:
         told_sampler(run.sampler, console)
     return run
+
+
+@contextmanager
+def ranks(console: Console) -> Iterator[None]:
+    """The processes that torchrun has started share the work; the first speaks."""
+    from wavevq.distributed import joined, rank
+
+    with joined():
+        console.quiet = rank() > 0
+        yield
 
 
 def tell(name: str | None, folder: Path, console: Console) -> None:

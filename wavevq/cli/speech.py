@@ -21,7 +21,7 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
 
     IN is audio of any rate, channels and format that soundfile reads, CODES an int32 array, one code a hop. Or an image
     that Pillow reads, its middle square brought to the model's size, CODES [h, w, G]. Several inputs and folders want
-    --out DIR. A - as IN is standard input, as OUT standard output (.npy).
+    --out DIR. A - as IN is standard input, as OUT standard output (.npy). Under torchrun, processes share the files.
     """
     if images.meant(run):
         images.encode(paths, out, run)
@@ -30,9 +30,10 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
     from wavevq.jobs import AUDIO, CODES, plan
 
     console = options.console()
-    trained = options.load(run, console)
-    jobs = plan(paths, out, takes=AUDIO, gives=CODES, rate=trained.rate, streams=options.streams())
-    files.encode(trained, jobs, console)
+    with options.ranks(console):
+        trained = options.load(run, console)
+        jobs = plan(paths, out, takes=AUDIO, gives=CODES, rate=trained.rate, streams=options.streams())
+        files.encode(trained, jobs, console)
 
 
 @click.command()

@@ -38,13 +38,14 @@ class Windows:
 
     A clip of n makes max(1, ceil(n / crop)) windows an epoch, so that clips are covered evenly whatever their
     lengths; each epoch takes all windows in an order of its own, each window at a random place of its clip. rate: how
-    many of what is counted are one ``unit`` of signal. section: of the recipe, for messages.
+    many of what is counted are one ``unit`` of signal. named (the clips) and section (of the recipe): for messages.
     """
 
     section = "train"
 
     def __init__(
         self,
+        named: Sequence[str],
         lengths: Sequence[int],
         crop: int,
         batch: int,
@@ -52,7 +53,7 @@ class Windows:
         seed: int,
         unit: str = "audio_seconds",
     ) -> None:
-        self.lengths, self.crop, self.batch, self.unit = lengths, crop, batch, unit
+        self.named, self.lengths, self.crop, self.batch, self.unit = named, lengths, crop, batch, unit
         self.amount = batch * crop / rate  # of signal in a step's batch, padding included
         windows = [max(1, -(-length // crop)) for length in lengths]
         self._clip_of_window = np.repeat(np.arange(len(lengths)), windows)
@@ -77,6 +78,10 @@ class Windows:
         starts = [int(u * (max(0, self.lengths[i] - self.crop) + 1)) for u, i in zip(draws, clips, strict=True)]
         return [Place(*one) for one in zip(numbers, clips, starts, strict=True)]
 
+    def names(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """The clips of ``places``."""
+        return [self.named[one.clip] for one in self.places(step, rank, world)]
+
     def _clip(self, number: int) -> int:
         epoch, place = divmod(number, len(self._clip_of_window))
         window = order(self._order_seed, epoch, len(self._clip_of_window))[place]
@@ -88,7 +93,9 @@ class Crops(Windows):
 
     def __init__(self, store: Store, crop: int, batch: int, seed: int) -> None:
         self.store, self.clips = store, store.split("train")
-        super().__init__([clip.length for clip in self.clips], crop, batch, store.rate, seed)
+        super().__init__(
+            [clip.name for clip in self.clips], [clip.length for clip in self.clips], crop, batch, store.rate, seed
+        )
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes. x float32 ``[B, 1, crop]``, zeros after a shorter clip.

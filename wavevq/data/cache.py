@@ -47,14 +47,25 @@ def prepared(key: str, read: Callable[[Path], S], make: Callable[[Path], None]) 
 
     Two processes may ask at once. Raises WavevqError for a cache that cannot be written.
     """
+    with reserved(key) as place:
+        with contextlib.suppress(WavevqError):  # not there, or damaged
+            return read(place)
+        _whole(place, make)
+        return read(place)
+
+
+@contextlib.contextmanager
+def reserved(key: str) -> Iterator[Path]:
+    """The place ``key`` in the cache, for one process at a time.
+
+    The lock goes with the process that holds it, however that ends. Raises WavevqError for a cache that cannot be
+    written.
+    """
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{key}.lock"):
-            with contextlib.suppress(WavevqError):  # not there, or damaged
-                return read(cache / key)
-            _whole(cache / key, make)
-            return read(cache / key)
+            yield cache / key
     except OSError as error:
         raise WavevqError(
             f"{cache}: the prepared data cannot be written ({error}); WAVEVQ_CACHE may name another folder"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
@@ -27,11 +27,13 @@ class Codes:
     """The codes of a split and their labels: int64 ``[n]`` each, the end class included, or grids ``[h, w, G]``.
 
     given: of video, ``[t, h, w, G]``, the actions ``[t]`` of each; else None.
+    names: of what was encoded, where they are known, for messages.
     """
 
     sequences: Sequence[NDArray[np.int64]]
     labels: Sequence[int]
     given: Sequence[NDArray[np.int64]] | None = None
+    names: Sequence[str] = ()
 
     def batch(self, members: Sequence[int]) -> Batch:
         """Whole sequences, by their place. x: int64 ``[B, longest]``, zeros after each; or grids ``[B, h, w, G]``.
@@ -59,7 +61,7 @@ def labelled(
     """
     labels = {name: label for label, name in enumerate(corpus.labels)}
     sequences = [np.append(one, size) for one in rows] if corpus.ends else rows
-    return Codes(sequences, [labels[one.label] for one in examples], given)
+    return Codes(sequences, [labels[one.label] for one in examples], given, [one.name for one in examples])
 
 
 class CodeCrops(Windows):
@@ -71,7 +73,8 @@ class CodeCrops(Windows):
         self, codes: Codes, crop: int, batch: int, rate: float, seed: int, unit: str = "audio_seconds"
     ) -> None:
         self.codes = codes
-        super().__init__([len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
+        names = codes.names or [f"sequence {i}" for i in range(len(codes.sequences))]
+        super().__init__(names, [len(one) for one in codes.sequences], crop, batch, rate, seed, unit)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes.
@@ -114,13 +117,18 @@ def save_codes(path: Path, rows: Sequence[NDArray[np.integer[Any]]]) -> None:
     """Codes ``[n]`` or ``[h, w, G]`` of each example: int32, one after the other, and their lengths."""
     codes = np.concatenate([*rows] or [np.zeros(0, np.int32)]).astype(np.int32)
     with replacing(path) as partial:
-        save_file({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}, partial)
+        partial.write_bytes(save({"codes": codes, "lengths": np.array([len(row) for row in rows], np.int64)}))
 
 
-def load_codes(path: Path) -> list[NDArray[np.int64]]:
-    """What ``save_codes`` wrote. Raises WavevqError for anything else."""
+def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
+    """What ``save_codes`` wrote of ``count`` examples, codes in [0, size). Raises WavevqError for anything else."""
     try:
         tensors = load_file(path)
-        return np.split(tensors["codes"].astype(np.int64), np.cumsum(tensors["lengths"]))[:-1]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise WavevqError(f"{path}: not the codes of a corpus ({error}); delete it, and it is made anew") from None
+        codes, lengths = tensors["codes"].astype(np.int64), tensors["lengths"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise WavevqError(f"{path}: not the codes of a corpus ({error})") from None
+    if not codes.ndim or lengths.shape != (count,) or (lengths < 0).any() or lengths.sum() != len(codes):
+        raise WavevqError(f"{path}: not the codes of {count} examples")
+    if codes.size and not (codes.min() >= 0 and codes.max() < size):
+        raise WavevqError(f"{path}: codes from {codes.min()} to {codes.max()} are none of a codebook of {size}")
+    return np.split(codes, np.cumsum(lengths))[:-1]

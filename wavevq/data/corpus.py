@@ -29,6 +29,10 @@ class Batches(Protocol):
 
     def at(self, step: int, rank: int, world: int) -> Batch: ...
 
+    def names(self, step: int, rank: int, world: int) -> list[str]:
+        """Of the examples in that batch."""
+        ...
+
 
 class Epochs(Batches, Protocol):
     """Batches of a corpus that are gone through again and again."""

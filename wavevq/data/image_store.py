@@ -117,7 +117,8 @@ class ImageCrops(Windows):
     def __init__(self, store: ImageStore, crop: int, batch: int, seed: int) -> None:
         assert crop == store.size, "the recipe's grammar sees to it"
         self.store, self.pictures = store, store.split("train")
-        super().__init__([crop] * len(self.pictures), crop, batch, crop, seed, unit="images")
+        names = [one.name for one in self.pictures]
+        super().__init__(names, [crop] * len(names), crop, batch, crop, seed, unit="images")
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes. x float32 ``[B, 3, size, size]``."""

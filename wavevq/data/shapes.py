@@ -146,7 +146,8 @@ class FilmCrops(Windows):
     def __init__(self, shapes: Shapes, crop: int, batch: int, seed: int) -> None:
         assert crop == shapes.frames, "the recipe's grammar sees to it"
         self.shapes, self.clips = shapes, shapes.split("train")
-        super().__init__([crop] * len(self.clips), crop, batch, crop, seed, unit="clips")
+        names = [one.name for one in self.clips]
+        super().__init__(names, [crop] * len(names), crop, batch, crop, seed, unit="clips")
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The examples of ``step`` that ``rank`` takes, as ``Shapes.examples``."""

@@ -11,19 +11,22 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from wavevq.audio import make_folder
 from wavevq.contracts import Batch
-from wavevq.data.cache import cache_folder
+from wavevq.data.cache import cache_folder, reserved
 from wavevq.data.codes import Codes, labelled, load_codes, save_codes
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
+from wavevq.distributed import alone, gathered, rank, world_size
+from wavevq.errors import WavevqError
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.vqvae import VqVae, along
@@ -116,15 +119,30 @@ def encode_all(model: VqVae, batches: Sequence[Batch]) -> dict[int, Tensor]:
 
 
 def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
-    """The codes of a split by a model of these weights, its own; from the cache where it has them already."""
+    """The codes of a split by a model of these weights, its own; from the cache where it has them already.
+
+    Else every rank encodes its share of them. Two trainings may ask at once.
+    """
     path = codes_place(weights, corpus)
     path = path.with_name(f"{path.name}-{split}.safetensors")
     examples = corpus.split(split)
-    if not path.exists():
-        found = encode_all(model, corpus.whole(split, ENCODED, model.hop))
-        make_folder(path)
-        save_codes(path, [found[place].cpu().numpy() for place in range(len(examples))])
-    return labelled(load_codes(path), examples, corpus, model.size, corpus.given(split))
+
+    def find() -> list[NDArray[np.int64]] | None:
+        """What every rank can read, or none."""
+        rows = None
+        with suppress(WavevqError):  # not there, or damaged
+            rows = load_codes(path, len(examples), model.size)
+        return rows if all(gathered(rows is not None)) else None
+
+    if (rows := find()) is None:
+        with reserved(path.name) if rank() == 0 else nullcontext():
+            if (rows := find()) is None:
+                share = encode_all(model, corpus.whole(split, ENCODED, model.hop)[rank() :: world_size()])
+                shares = gathered({place: row.cpu().numpy() for place, row in share.items()})
+                made = {place: row for one in shares for place, row in one.items()}
+                rows = [made[place] for place in range(len(examples))]
+                alone(lambda: save_codes(path, rows))
+    return labelled(rows, examples, corpus, model.size, corpus.given(split))
 
 
 def codes_place(weights: Path, corpus: Corpus) -> Path:

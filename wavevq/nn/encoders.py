@@ -106,7 +106,7 @@ class Standardise(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             rows, axes = z * mask[..., None], tuple(range(mask.ndim))
             count, first = total(mask.sum()), total(rows.sum(axes))
-            if not count:
+            if not count or not first.isfinite().all():  # of the joined batch: every rank sees the same
                 return
             mean = first / count
             variance = total((((z - mean) * mask[..., None]) ** 2).sum(axes)) / count

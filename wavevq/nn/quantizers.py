@@ -38,7 +38,7 @@ class VectorQuantizer(Bottleneck):
 
     Buffers: initialised, bool ``[]``, false until the first training batch has set the codebook; updates, int64
     ``[]``, training steps seen; idle, int64 ``[K]``, steps since a code's last use. A batch without a valid position
-    is no step and changes none of them.
+    is no step and changes none of them; nor does one with a vector, on any rank, that is not finite: its loss says so.
     """
 
     codes: int
@@ -67,15 +67,18 @@ class VectorQuantizer(Bottleneck):
             codes = self.encode(vectors).masked_fill(~mask, 0)
             quantized = self.lookup(codes).masked_fill_(~valid, 0)
             counts = torch.bincount(codes[mask], minlength=self.codes)
+            error = self._error(vectors, quantized)
+            sound = error.detach().isfinite()
             if self.training:
-                counts = total(counts)
+                counted = total(torch.cat([counts, (~sound)[None]]))
+                counts, sound = counted[:-1], counted[-1] == 0
             # DDP averages gradients over the ranks, so a sum divided by this is the joined batch's mean.
             ranks = world_size() if self.training else 1
-            loss = self._error(vectors, quantized) / (counts.sum().clamp(min=1) * self.dim / ranks)
+            loss = error / (counts.sum().clamp(min=1) * self.dim / ranks)
             # Straight through, and exact: z + (q - z) would round.
             z = (vectors - vectors.detach()).add_(quantized.detach())
             # Last, for the codes and the loss of a step are those of the codebook before it.
-            if self.training and counts.any():
+            if self.training and (counts.any() & sound):
                 self._update(vectors.detach(), quantized.detach(), codes, counts)
             return Latents(z=z.to(z_e.dtype), codes=codes, rate=None, loss=loss)
 
@@ -105,7 +108,7 @@ class VectorQuantizer(Bottleneck):
     def _initialise(self, vectors: Tensor, mask: Tensor) -> None:
         """k-means on the joined batch of all ranks."""
         rows = interleaved(vectors).reshape(-1, self.dim)[interleaved(mask).reshape(-1)]
-        if not len(rows):
+        if not len(rows) or not rows.isfinite().all():
             return
         centres = kmeans(rows, self.codes, self.seed)
         # Every rank has computed the same but for the order of a GPU's atomic sums: take rank 0's.

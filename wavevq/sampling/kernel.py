@@ -11,11 +11,14 @@ AMX tiles would multiply several streams three to four times as fast (measured i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -332,7 +335,29 @@ def plain_powers(values: Doubles, most: float, scale: float) -> Doubles:
 
 # --- loops --------------------------------------------------------------------------------------------------
 
-_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """``function`` compiled when it is first called, or taken from numba's cache on disk, by one process at a time.
+
+    numba numbers the files of a function's versions by an index that two processes may read before either writes it:
+    the one's index would name the other's code, and a later process run what is compiled for other types.
+    """
+    dispatcher: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
+    compiling = dispatcher.compile
+
+    def alone(signature: Any) -> Any:
+        with _locked(dispatcher.stats.cache_path):
+            return compiling(signature)
+
+    dispatcher.compile = alone
+    return dispatcher
+
+
+@cache
+def _locked(folder: str) -> FileLock:
+    """The lock of a cache; compiling a function compiles those that it calls, so it is one that may be taken again."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return FileLock(Path(folder, ".lock"))
 
 
 @_compiled

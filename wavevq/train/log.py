@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wavevq.audio import replacing
+from wavevq.audio import replacing, unwritable
 from wavevq.errors import WavevqError
 from wavevq.progress import moving
 
@@ -51,7 +53,9 @@ class Log:
         kept = [line for line in _lines(self.path) if line["step"] <= first]
         with replacing(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=first + 1)
+        self.curves = folder / "tensorboard"
+        with unwritable(self.curves):
+            self.board = SummaryWriter(self.curves, purge_step=first + 1)
         self.progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -61,6 +65,8 @@ class Log:
             console=console,
             disable=not moving(console),
         )
+        # What the thread that writes the curves cannot write is told by the next call, and needs no traceback beside.
+        self.hook, threading.excepthook = threading.excepthook, self._unhandled
         self.task = self.progress.add_task("train", total=steps, completed=first, says="")
         self.progress.start()
         self.started = time.monotonic()
@@ -84,27 +90,47 @@ class Log:
         for warning in found.warnings:
             self.console.print(f"WARNING: {warning}", style="bold red", soft_wrap=True)
         self._write(step, "validation", found.scalars)
-        for name, figure in found.figures.items():
-            self.board.add_figure(name, figure, step)
-        for name, clip in found.clips.items():
-            self.board.add_audio(name, clip.samples[None], step, clip.rate)
-        for name, image in found.images.items():
-            self.board.add_image(name, image, step, dataformats="HWC")
+        with unwritable(self.curves):
+            for name, figure in found.figures.items():
+                self.board.add_figure(name, figure, step)
+            for name, clip in found.clips.items():
+                self.board.add_audio(name, clip.samples[None], step, clip.rate)
+            for name, image in found.images.items():
+                self.board.add_image(name, image, step, dataformats="HWC")
 
     def validated(self, step: int) -> bool:
         """Whether ``metrics.jsonl`` holds a validation after ``step`` steps."""
         return any(line["step"] == step for line in read_metrics(self.path.parent, "validation"))
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """Before a checkpoint: no line of the steps that it holds may be missing, whatever happens then."""
+        if self.path.exists():
+            with unwritable(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def close(self, failed: bool) -> None:
+        """failed: the training ends by an error, which is to be told in place of curves that cannot be written."""
         self.progress.stop()
-        self.board.close()
+        try:
+            with unwritable(self.curves):
+                self.board.close()
+        except WavevqError:
+            if not failed:
+                raise
+        finally:
+            threading.excepthook = self.hook
+
+    def _unhandled(self, thrown: threading.ExceptHookArgs) -> None:
+        if not isinstance(thrown.exc_value, OSError):
+            self.hook(thrown)
 
     def _write(self, step: int, kind: str, scalars: dict[str, float]) -> None:
         line = {"step": step, "kind": kind, "seconds": round(time.monotonic() - self.started, 3), **scalars}
-        with self.path.open("a") as file:
+        with unwritable(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in scalars.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
+        with unwritable(self.curves):
+            for name, value in scalars.items():
+                self.board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from wavevq.contracts import Batch, Trainable
+from wavevq.data.cache import NAMED
 from wavevq.data.corpus import Batches
+from wavevq.distributed import gathered
 from wavevq.errors import WavevqError
 from wavevq.recipe import Schedule
 from wavevq.train.log import Log, Validation
@@ -46,7 +49,8 @@ def fit(
 
     apart: a part of it whose gradient's norm is clipped by itself, so that it does not shorten the others' steps.
     turned: a part of it whose matrices go by Muon, everything else by Adam (wavevq/train/muon.py).
-    Raises WavevqError for a non-finite step, before it reaches the weights, and Interrupted after a Ctrl-C.
+    Raises WavevqError for a non-finite step, before it reaches the weights or a codebook's statistics, and for what
+    cannot be written; Interrupted after a Ctrl-C.
     """
     fabric.to_device(module)
     clipped = parts(module, apart)
@@ -59,11 +63,14 @@ def fit(
     ]
     optimizer = MuonAdam(groups, lr=plan.learning_rate, fused=True)
     state = TrainState(module, optimizer, Average(module, plan.average))
+    saved = folder / "checkpoints"
     if resume:
-        load_newest(state, folder / "checkpoints", console)
+        load_newest(state, saved, console)
+        refuse_apart(state.step, saved)
     model, optimizer = fabric.setup(Step(module), optimizer)
     log = Log(folder, console, plan.steps, state.step) if fabric.is_global_zero else None
-    meter = Meter(batches.unit, batches.amount)
+    meter = Meter(state, batches.unit, batches.amount)
+    where = fabric.global_rank, fabric.world_size
     module.train()
     try:
         with _asked_to_stop() as stop:
@@ -73,14 +80,16 @@ def fit(
                     with meter.paused():
                         check(state, validate, log)
                         fabric.barrier()
-                batch = batches.at(state.step, fabric.global_rank, fabric.world_size).to(fabric.device)
+                batch = batches.at(state.step, *where)
+                refuse_nonfinite_batch(state.step, batch, batches, where, saved)
+                batch = batch.to(fabric.device)
                 for group in optimizer.param_groups:
                     group["lr"] = plan.learning_rate * rate_factor(plan, state.step)
                 loss, metrics = model(vars(batch))
                 fabric.backward(loss)
                 norms = [nn.utils.clip_grad_norm_(part, plan.clip) for part in clipped]
                 norm = torch.stack(norms).max()  # not a number where one of them is
-                refuse_nonfinite(state.step, loss, norm, folder / "checkpoints")
+                refuse_nonfinite(state.step, loss, norm, batches, where, saved)
                 optimizer.step()
                 optimizer.zero_grad()
                 state.step += 1
@@ -92,8 +101,9 @@ def fit(
                     if state.step % plan.log_every == 0 or last:
                         log.training(state.step, meter.read())
                 asked = any_rank(fabric, stop)
-                if (state.step % plan.save_every == 0 or last or asked) and fabric.is_global_zero:
-                    state.save(folder / "checkpoints", plan.keep)
+                if (state.step % plan.save_every == 0 or last or asked) and log:
+                    log.sync()
+                    state.save(saved, plan.keep)
                 if asked:
                     raise Interrupted(folder)
         # Outside the loop, so that a run killed during its last validation still gets one.
@@ -101,7 +111,7 @@ def fit(
         fabric.barrier()
     finally:
         if log:
-            log.close()
+            log.close(failed=sys.exc_info()[0] is not None)
 
 
 def parts(module: nn.Module, apart: nn.Module | None) -> list[list[nn.Parameter]]:
@@ -138,13 +148,41 @@ def rate_factor(plan: Schedule, step: int) -> float:
     return min(1.0, rise, fall)
 
 
-def refuse_nonfinite(step: int, loss: Tensor, norm: Tensor, folder: Path) -> None:
+def refuse_nonfinite_batch(step: int, batch: Batch, batches: Batches, where: tuple[int, int], saved: Path) -> None:
+    """Stop before a forward pass that would take what is not finite into a codebook's statistics."""
+    whole = batch.x.flatten(1).isfinite().all(1)
+    if not whole.all():
+        bad = [name for name, good in zip(batches.names(step, *where), whole.tolist(), strict=True) if not good]
+        raise WavevqError(f"step {step}: NaN or infinite values in {_named(bad)}; {_last_good(saved)}")
+
+
+def refuse_nonfinite(
+    step: int, loss: Tensor, norm: Tensor, batches: Batches, where: tuple[int, int], saved: Path
+) -> None:
     """Stop before the optimizer takes a step that would ruin the weights: every rank sees the same norm."""
     if not math.isfinite(norm.item()):
-        saved = checkpoints(folder)
         raise WavevqError(
-            f"step {step}: the loss is {loss.item()} and the gradient's norm {norm.item()}; "
-            f"the last good checkpoint is {saved[-1] if saved else 'none yet'} (try a lower train.learning_rate)"
+            f"step {step}: the loss is {loss.item()} and the gradient's norm {norm.item()}, of "
+            f"{_named(batches.names(step, *where))}; {_last_good(saved)} (try a lower train.learning_rate)"
+        )
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _last_good(saved: Path) -> str:
+    found = checkpoints(saved)
+    return f"the last good checkpoint is {found[-1] if found else 'none yet'}"
+
+
+def refuse_apart(step: int, saved: Path) -> None:
+    """Raises WavevqError unless all ranks have found the same checkpoint."""
+    steps = gathered(step)
+    if len({*steps}) > 1:
+        raise WavevqError(
+            f"{saved}: processes go on from different steps, {', '.join(map(str, steps))}; all of them, on whatever "
+            "machine, must see one run folder"
         )
 
 
@@ -173,24 +211,28 @@ def any_rank(fabric: Fabric, stop: list[float]) -> bool:
 
 
 class Meter:
-    """Means of the metrics, and of what steps take in, ``amount`` each, how much a second; since the last reading."""
+    """Means of the metrics, and of what steps take in, ``amount`` each, how much a second; since the last reading.
 
-    def __init__(self, unit: str, amount: float) -> None:
-        self.unit, self.amount = unit, amount
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+    The metrics' sums are the state's, so that a resumed run logs what one that never stopped does.
+    """
+
+    def __init__(self, state: TrainState, unit: str, amount: float) -> None:
+        self.state, self.unit, self.amount = state, unit, amount
+        self.count = 0  # of the steps since, in this process
         self.since = time.monotonic()
 
     def add(self, metrics: dict[str, Tensor]) -> None:
+        sums = self.state.meter
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + value
+            sums[name] = sums.get(name, torch.zeros(())).to(value.device) + value
+        self.state.metered += 1
         self.count += 1
 
     def read(self) -> dict[str, float]:
         now = time.monotonic()
-        means = {name: (value / self.count).item() for name, value in self.sums.items()}
+        means = {name: (value / self.state.metered).item() for name, value in self.state.meter.items()}
         means[f"{self.unit}_per_second"] = self.count * self.amount / max(now - self.since, 1e-9)
-        self.sums, self.count, self.since = {}, 0, now
+        self.state.meter, self.state.metered, self.count, self.since = {}, 0, 0, now
         return means
 
     @contextmanager

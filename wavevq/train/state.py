@@ -8,19 +8,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from wavevq.audio import unwritable
+from wavevq.data.cache import to_disk
 from wavevq.errors import WavevqError
 
-FORMAT = 1
+FORMAT = 2
+UNSUMMED = 1  # the format before: without SUMS and METER
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
+METER = "meter.safetensors"
+SUMS = "SHA256SUMS"  # of the others, as ``sha256sum -c`` reads them
 
 
 class Average:
@@ -59,48 +64,85 @@ class Average:
 
 @dataclass
 class TrainState:
-    """What a step reads besides its batch. ``step`` counts finished steps."""
+    """What a step reads besides its batch. ``step`` counts finished steps.
+
+    meter: sums ``[]`` of the metrics, by name, over the ``metered`` steps since they were last read, for the log.
+    """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     average: Average
     step: int = 0
+    meter: dict[str, Tensor] = field(default_factory=dict)
+    metered: int = 0
 
     def save(self, folder: Path, keep: int) -> Path:
         """Write ``folder/step-N``: to a temporary name, synced, then renamed.
 
-        Of the others all but the ``keep - 1`` before it go. Later ones can only be damaged: else the run would have
-        gone on from them.
+        Of the others all but the ``keep - 1`` before it go, no sooner. Later ones can only be damaged: else the run
+        would have gone on from them. Raises WavevqError, naming the file, where one cannot be written; the other
+        checkpoints are as they were then.
         """
         target = folder / f"step-{self.step:08d}"
         partial = folder / f".partial-{self.step:08d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(_contiguous(self.module.state_dict()), partial / MODEL)
-        save_file(_contiguous(self.average.tensors), partial / AVERAGE)
-        tensors, scalars = _flatten(self.optimizer.state_dict())
-        save_file(tensors, partial / OPTIMIZER)
-        (partial / STATE).write_text(json.dumps({"format": FORMAT, "step": self.step, "groups": scalars}, indent=1))
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        _sync(folder)
+        for stale in folder.glob(".partial-*"):  # of a training that was killed
+            shutil.rmtree(stale)
+        try:
+            with unwritable(partial):
+                partial.mkdir(parents=True)
+            for name, data in self._pieces():
+                write_synced(partial / name, data)
+            with unwritable(target):
+                _sync(partial)
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+                _sync(folder)
+        except WavevqError:
+            shutil.rmtree(partial, ignore_errors=True)  # it would take the room that the next try needs
+            raise
         found = checkpoints(folder)
         place = found.index(target)
         for other in found[: max(0, place + 1 - keep)] + found[place + 1 :]:
             shutil.rmtree(other)
         return target
 
+    def _pieces(self) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the files of a checkpoint, one at a time."""
+        optimizer, groups = _flatten(self.optimizer.state_dict())
+        tensors = {
+            MODEL: self.module.state_dict(),
+            AVERAGE: self.average.tensors,
+            OPTIMIZER: optimizer,
+            METER: self.meter,
+        }
+        sums = ""
+        for name, held in tensors.items():
+            data = save(_contiguous(held))
+            sums += _sum(data, name)
+            yield name, data
+        state = {"format": FORMAT, "step": self.step, "metered": self.metered, "groups": groups}
+        data = json.dumps(state, indent=1).encode()
+        yield STATE, data
+        yield SUMS, (sums + _sum(data, STATE)).encode()
+
     def load(self, checkpoint: Path) -> None:
-        """Take everything from a checkpoint. Raises WavevqError where it does not fit."""
-        self.module.load_state_dict(read_tensors(checkpoint / MODEL, self.module))
-        for name, value in read_tensors(checkpoint / AVERAGE, self.module).items():
-            self.average.tensors[name].copy_(value)  # onto the model's device
+        """Take everything from a checkpoint. Raises WavevqError for one that is damaged or does not fit."""
         state = read_state(checkpoint)
-        self.step = state["step"]
+        verify(checkpoint)
+        summed = state["format"] != UNSUMMED
+        weights = read_tensors(checkpoint / MODEL, self.module)
+        average = read_tensors(checkpoint / AVERAGE, self.module)
         tensors = _read(checkpoint / OPTIMIZER)
-        self.optimizer.load_state_dict(_unflatten(tensors, state["groups"]))
+        meter = _read(checkpoint / METER) if summed else {}
+        try:
+            self.optimizer.load_state_dict(_unflatten(tensors, state["groups"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise WavevqError(f"{checkpoint}: its optimizer is not of this recipe's model ({error})") from None
+        self.module.load_state_dict(weights)
+        for name, value in average.items():
+            self.average.tensors[name].copy_(value)  # onto the model's device
+        self.step = state["step"]
+        self.meter, self.metered = meter, state["metered"] if summed else 0
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -115,9 +157,33 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise WavevqError(f"{path}: not a checkpoint's state ({error})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("step"), int):
+    known = UNSUMMED, FORMAT
+    if not isinstance(state, dict) or state.get("format") not in known or not isinstance(state.get("step"), int):
         raise WavevqError(f"{path}: not a checkpoint's state of format {FORMAT}")
     return state
+
+
+def verify(checkpoint: Path, *names: str) -> None:
+    """Raises WavevqError, naming the file, where one of a checkpoint is not as it was written; names: those to look at.
+
+    A checkpoint of the format before has no checksums, and passes.
+    """
+    if read_state(checkpoint)["format"] == UNSUMMED:
+        return
+    path = checkpoint / SUMS
+    try:
+        sums = {name: said for said, _, name in (line.partition("  ") for line in path.read_text().splitlines())}
+    except (OSError, ValueError) as error:
+        raise WavevqError(f"{path}: cannot be read ({error})") from None
+    for name in names or (MODEL, AVERAGE, OPTIMIZER, METER, STATE):
+        try:
+            data = (checkpoint / name).read_bytes()
+        except OSError as error:
+            raise WavevqError(
+                f"{checkpoint / name}: cannot be read ({(error.strerror or str(error)).lower()})"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != sums.get(name):
+            raise WavevqError(f"{checkpoint / name}: is not what was written (its checksum differs from {SUMS})")
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -160,6 +226,17 @@ def _unflatten(tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": groups}
+
+
+def _sum(data: bytes, name: str) -> str:
+    return f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """A new file, on the disk when this returns. Raises as ``unwritable``."""
+    with unwritable(path), path.open("wb") as file:
+        file.write(data)
+        to_disk(file)
 
 
 def _sync(path: Path) -> None:
