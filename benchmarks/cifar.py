@@ -30,17 +30,16 @@ from wavevq.vimco import VimcoVae
 PAPER = {"VQ-VAE": 4.67, "VAE": 4.51, "VIMCO": 5.14}  # section 4.1, 250,000 steps
 SAMPLES = 50  # of VIMCO's bound
 NO_PRIOR = "prior="
-RUNNING = "model.encoder.norm=running"  # vectors that are no codes keep their lengths
 RECIPE = "recipes/cifar10.yaml"
 PIXELCNN = "recipes/cifar10_pixelcnn.yaml"
 SHORT = "train.steps=800"  # a quarter of an hour of one core
 TABLES = {
     "cifar": [
         Cell("VQ-VAE", (), RECIPE),
-        Cell("VAE", (NO_PRIOR, RUNNING, "model.encoder.groups=1", "model.bottleneck={kind: vae, dim: 64}"), RECIPE),
+        Cell("VAE", (NO_PRIOR, "model.encoder.groups=1", "model.bottleneck={kind: vae, dim: 64}"), RECIPE),
         Cell(
             "VIMCO",
-            (NO_PRIOR, RUNNING, "train.steps=3000", "model.bottleneck={kind: vimco, codes: 512, dim: 16, samples: 5}"),
+            (NO_PRIOR, "train.steps=3000", "model.bottleneck={kind: vimco, codes: 512, dim: 16, samples: 5}"),
             RECIPE,
         ),
     ],
