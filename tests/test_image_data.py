@@ -166,6 +166,7 @@ def test_an_official_file_takes_no_more_than_its_own_size(tmp_path: Path) -> Non
         ({b"labels": [1]}, "no data, labels and filenames"),
         ({b"data": np.zeros((2, 5), np.uint8), b"labels": [1, 2], b"filenames": [b"", b""]}, "3072 bytes a row"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10], b"filenames": [b""]}, "0 to 9"),
+        ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [[1]], b"filenames": [b""]}, "0 to 9"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1, 2], b"filenames": [b""]}, "for each row"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [[1]], b"filenames": [b""]}, "0 to 9 for each row"),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1], b"filenames": []}, "one for each row"),

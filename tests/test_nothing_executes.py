@@ -332,11 +332,8 @@ def test_folders_that_hold_each_other_are_gone_through_once(tmp_path: Path) -> N
         for link in ("1", "2", "3"):
             (tmp_path / one / link).symlink_to(tmp_path / other)
             (tmp_path / one / f"top{link}").symlink_to(tmp_path)
-    assert [(parent.name, files) for parent, files in walk(tmp_path)] == [
-        (tmp_path.name, []),
-        ("a", ["x"]),
-        ("1", ["x"]),
-    ] or [parent.name for parent, _ in walk(tmp_path)] == [tmp_path.name, "a", "b"]
+    found = [(parent.resolve(), files) for parent, files in walk(tmp_path)]
+    assert sorted(found) == [(tmp_path, []), (tmp_path / "a", ["x"]), (tmp_path / "b", ["x"])]
 
 
 def test_a_table_of_images_with_odd_cells_is_refused_in_one_line(place: Path) -> None:
