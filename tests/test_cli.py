@@ -469,7 +469,7 @@ def test_runs_that_are_broken(here: Path, name: str, monkeypatch: pytest.MonkeyP
     weights.write_bytes(whole[:-100])
     for words in (encode, ("convert", "--speaker", "ann", "in.wav")):
         [line] = refused(*words)  # found without --run, too
-        assert line.startswith(f"{weights}: cannot be read as safetensors")
+        assert line.startswith(f"{weights}: is not what was written")
     weights.write_bytes(whole)
 
     for file, content, says in (
