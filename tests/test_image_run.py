@@ -392,18 +392,18 @@ def test_samples_are_what_they_are_in_whatever_groups(
 ) -> None:
     """And the files are what the run makes of their names, classes and numbers."""
     drawing, how = pixelcnn_run(run), Sampling(seed=2, temperature=0.8, top_p=0.95)
-    whole = image_files.sample(drawing, place / "whole", 5, Console(quiet=True), sampling=how)
+    whole = image_files.sample(drawing, place / "drawn-whole", 5, Console(quiet=True), sampling=how)
     monkeypatch.setattr(image_files, "AT_ONCE", 2)
-    parts = image_files.sample(drawing, place / "parts", 5, Console(quiet=True), sampling=how)
+    parts = image_files.sample(drawing, place / "drawn-parts", 5, Console(quiet=True), sampling=how)
     np.testing.assert_array_equal(whole, parts)
     names = drawn_labels(drawing.labels, 5, 2)
     assert set(names) == {"cat", "dog"}
     codes = drawing.sample_codes(names, **how.how)
     for i, name in enumerate(names):
-        np.testing.assert_array_equal(read_codes(place / f"parts/00{i + 1}.npy", axes=(3,)), codes[i])
+        np.testing.assert_array_equal(read_codes(place / f"drawn-parts/00{i + 1}.npy", axes=(3,)), codes[i])
         np.testing.assert_array_equal(parts[i], drawing.decode(codes[i], name, stream=i, **how.how))
-        np.testing.assert_array_equal(pixels.read(place / f"parts/00{i + 1}.png"), parts[i])
-    job = Job(place / "parts/003.npy", place / "again.png")
+        np.testing.assert_array_equal(pixels.read(place / f"drawn-parts/00{i + 1}.png"), parts[i])
+    job = Job(place / "drawn-parts/003.npy", place / "again.png")
     image_files.decode(drawing, [job], names[2], how, Console(quiet=True))
     np.testing.assert_array_equal(pixels.read(job.target), drawing.decode(codes[2], names[2], **how.how))  # of stream 0
 
@@ -438,7 +438,7 @@ def test_samples_are_written_with_a_sheet_and_a_page(place: Path, run: ImageRun)
         assert Path(f"two/00{i}.npy").read_bytes() == Path(f"new/00{i}.npy").read_bytes()
     good("sample", "other", "--label", "dog", "--count", "3", "--seed", "1", *words)
     assert any(Path(f"other/00{i}.npy").read_bytes() != Path(f"new/00{i}.npy").read_bytes() for i in (1, 2, 3))
-    good("sample", "any", "--count", "2", *words)
+    good("sample", "of-any", "--count", "2", *words)
     both = run.sample_codes(["dog", "cat"], seed=5)
     np.testing.assert_array_equal(run.sample_codes(["cat"], seed=5, streams=[1])[0], both[1])
 

@@ -69,6 +69,7 @@ def workplace(folder: Path, make_audio: Callable[..., Path], kind: str = "ema") 
     tree["model"]["bottleneck"]["kind"] = kind
     if kind == "vq":  # the one of each choice of a training here, the other there
         tree["train"]["optimizer"], tree["model"]["encoder"]["norm"] = "muon", "layer"
+        tree["model"]["bottleneck"]["dim"] = 6  # on the circle that is left of three, 40 codes tie
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
     return folder
 

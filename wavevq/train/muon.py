@@ -54,9 +54,9 @@ class MuonAdam(torch.optim.Adam):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """``[m, n]`` with its singular values brought near to 1, in bfloat16; zero stays zero."""
+    """``[m, n]`` with its singular values brought near to 1; zero stays zero. In bfloat16, float64 in its own."""
     a, b, c = QUINTIC
-    x = matrix.bfloat16()
+    x = matrix if matrix.dtype == torch.float64 else matrix.bfloat16()
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     x = x / (x.norm() + TINY)
