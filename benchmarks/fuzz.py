@@ -418,7 +418,7 @@ def through_commands(count: int, valid: Path, scratch: Path) -> dict[str, Any]:
         code, said = commanded(reader, number, valid, scratch)
         codes[str(code)] += 1
         lines = [line for line in said.splitlines() if line.startswith("wavevq: ")]
-        others = [line for line in said.splitlines() if not line.startswith(("wavevq: ", "sampler: "))]
+        others = [line for line in said.splitlines() if not line.startswith(("wavevq: ", "sampler: ", "Using "))]
         one = len(lines) == 1 or (lines and reader == "recipes")  # of which each mistake has its own
         if code not in (0, 2) or (code == 2 and (others or not one)):
             wrong.append(f"{reader}, case {number}: exit code {code}, {said[-300:]!r}")
