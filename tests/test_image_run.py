@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from commands import good, refused
 from PIL import Image
 from rich.console import Console
 
@@ -93,19 +94,6 @@ def corpus(run: ImageRun) -> ImageStore:
     found = build_corpus(run.recipe)
     assert isinstance(found, ImageStore)
     return found
-
-
-def good(*words: str) -> str:
-    done = CliRunner().invoke(main, [*words])
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(*words: str) -> str:
-    done = CliRunner().invoke(main, [*words])
-    assert done.exit_code == 2, done.output
-    (line,) = done.output.splitlines()
-    return line.removeprefix("wavevq: ")
 
 
 def recipe(**changes: Any) -> Recipe:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import good, refused
 from test_image_run import TREE as FIRST
-from test_image_run import G, K, good, pets, refused
+from test_image_run import G, K, pets
 
 from wavevq import pixels
 from wavevq.build import build_corpus

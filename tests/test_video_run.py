@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
+from commands import good, refused
 from numpy.typing import NDArray
 from PIL import Image
 
 from wavevq import evaluation, pixels
 from wavevq.build import build_corpus
-from wavevq.cli import main
 from wavevq.data.codes import Codes
 from wavevq.data.shapes import ACTIONS, KINDS, Shapes
 from wavevq.errors import WavevqError
@@ -74,19 +73,6 @@ def corpus(run: VideoRun) -> Shapes:
     found = build_corpus(run.recipe)
     assert isinstance(found, Shapes)
     return found
-
-
-def good(*words: str) -> str:
-    done = CliRunner().invoke(main, [*words])
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refused(*words: str) -> str:
-    done = CliRunner().invoke(main, [*words])
-    assert done.exit_code == 2, done.output
-    (line,) = done.output.splitlines()
-    return line.removeprefix("wavevq: ")
 
 
 # --- the run ------------------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ from rich.text import Text
 
 from wavevq import __version__
 from wavevq.audio import Signal, make_folder
-from wavevq.build import build_corpus, build_store, build_words
+from wavevq.build import build_corpus, build_words
 from wavevq.data.batches import grouped
 from wavevq.data.coded import CodedCorpus
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
 from wavevq.data.image_store import ImageStore
 from wavevq.data.shapes import Shapes
+from wavevq.data.store import Store
 from wavevq.errors import WavevqError
 from wavevq.evaluate.films import VideoSubject
 from wavevq.evaluate.likelihood import encoded
@@ -142,11 +143,11 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
 
     Raises WavevqError for a run without codes, a corpus of other speakers, and where nothing is held out.
     """
-    run.codebook()
-    store, split = build_store(recipe), recipe.evaluation.split
-    refuse_unfit(run, store, split)
-    console.print(store.describe(), soft_wrap=True, highlight=False)
-    console.print(f"measured: the split {split}; sampler: {run.sampler}", soft_wrap=True, highlight=False)
+    store = fitting_corpus(run, recipe, console)
+    assert isinstance(store, Store), "of a recipe of speech"
+    console.print(
+        f"measured: the split {recipe.evaluation.split}; sampler: {run.sampler}", soft_wrap=True, highlight=False
+    )
     newest = newest_checkpoint(run.folder) / AVERAGE
 
     def draw(
@@ -183,10 +184,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
 
 def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSubject:
     """What the metrics of images are given; errors as ``subject_of``."""
-    run.codebook()
-    corpus = build_corpus(recipe)
-    refuse_unfit(run, corpus, recipe.evaluation.split)
-    console.print(corpus.describe(), soft_wrap=True, highlight=False)
+    corpus = fitting_corpus(run, recipe, console)
     return image_subject(run, recipe, corpus, console)
 
 
@@ -220,11 +218,8 @@ def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Consol
 
 def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSubject:
     """What the metrics of video are given; errors as ``subject_of``."""
-    run.codebook()
-    corpus = build_corpus(recipe)
+    corpus = fitting_corpus(run, recipe, console)
     assert isinstance(corpus, Shapes), "of a recipe of video"
-    refuse_unfit(run, corpus, recipe.evaluation.split)
-    console.print(corpus.describe(), soft_wrap=True, highlight=False)
     newest = newest_checkpoint(run.folder) / AVERAGE
 
     def go_on(
@@ -243,6 +238,15 @@ def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSu
         show=lambda codes: np.stack([run.decode(one) for one in codes]),
         go_on=go_on,
     )
+
+
+def fitting_corpus(run: Run | ImageRun | VideoRun, recipe: Recipe, console: Console) -> Corpus:
+    """The corpus that a run is measured on, described. Raises WavevqError without codes, and for an unfit one."""
+    run.codebook()
+    corpus = build_corpus(recipe)
+    refuse_unfit(run, corpus, recipe.evaluation.split)
+    console.print(corpus.describe(), soft_wrap=True, highlight=False)
+    return corpus
 
 
 def refuse_unfit(run: Run | ImageRun | VideoRun, corpus: Corpus, split: Split) -> None:
