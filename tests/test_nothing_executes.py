@@ -284,6 +284,35 @@ def test_a_recipe_that_does_not_fit_its_weights_builds_nothing(place: Path, monk
         assert any(one in said for one in reason.split("|")), said
 
 
+@pytest.mark.parametrize(
+    ("run", "places", "value", "reason"),
+    [
+        ("image run", ["data.size"], 2**40, "less than or equal to 1024"),
+        ("image run", ["data.margin"], 2**40, "less than or equal to 1024"),
+        ("video run", ["data.clips"], 10**10, "less than or equal to 100000"),
+        ("video run", ["data.frames"], 10**9, "less than or equal to 256"),
+        ("video run", ["data.size"], 2**20, "less than or equal to 256"),
+        ("run", ["model.encoder.strides", "train.crop"], [16] * 16, "a code stands for 18446744073709551616 samples"),
+    ],
+)
+def test_sizes_that_are_of_no_weight_are_bounded(
+    place: Path, run: str, places: list[str], value: Any, reason: str
+) -> None:
+    """What ``sample`` would make, and ``encode`` pad to; as a run folder from elsewhere may say."""
+    path = place / run / "recipe.yaml"
+    tree = yaml.safe_load(path.read_text())
+    for section in ("train", "prior"):
+        tree[section].pop("crop")  # which of images and video follows from it
+    for at in places:
+        *sections, key = at.split(".")
+        node = tree
+        for one in sections:
+            node = node[one]
+        node[key] = value if at != "train.crop" else 16**16
+    path.write_text(yaml.safe_dump(tree))
+    assert reason in refused("info", place / run)
+
+
 def test_runs_that_are_made_of_each_others_codes_are_refused(place: Path) -> None:
     for one, other in (("run", "run"), ("run", "image run"), ("image run", "run")):
         second = (valid.RECIPES / "cifar10_second.yaml").read_text("utf-8")
