@@ -15,9 +15,10 @@ from wavevq.data import corpora
 from wavevq.data.corpora import Listing
 from wavevq.data.download import download
 from wavevq.errors import WavevqError
-from wavevq.recipe import Data
+from wavevq.recipe import Data, load_recipe
 
 MakeAudio = Callable[..., Path]
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -252,6 +253,52 @@ def test_speaker_lists_of_all_releases_are_read(tmp_path: Path) -> None:
     assert corpora.speaker_info(tmp_path / "absent") == {}
 
 
+# --- joined -------------------------------------------------------------------------------------------------
+
+
+def test_joined_corpora_keep_their_splits_and_each_holds_out_a_share(tmp_path: Path) -> None:
+    touch(tmp_path / "one/LibriSpeech", *(f"train-a/{s}/1/{s}-1-{i:04}.flac" for s in (3, 4) for i in range(10)))
+    touch(tmp_path / "two", *(f"wav48/{s}/{s}_{i:03}.wav" for s in ("p1", "p2") for i in range(10)))
+    (tmp_path / "two/speaker-info.txt").write_text("ID AGE GENDER\np1 23 F\n3 40 M\n")  # 3: VCTK's p3, not here
+    (tmp_path / "two/val.txt").write_text("wav48/p1/p1_004.wav\n")
+    parts = {
+        "librispeech": corpora.librispeech(tmp_path / "one", 0.1, 7),
+        "vctk": corpora.vctk(tmp_path / "two", "mic1", 0.1, 7),
+    }
+    both = corpora.joined(parts)
+    assert [clip.name for clip in both.clips] == sorted(
+        f"{part}/{clip.name}" for part, listing in parts.items() for clip in listing.clips
+    )
+    assert names(both, "val") == [
+        *(f"librispeech/{name}" for name in names(parts["librispeech"], "val")),
+        ("vctk/wav48/p1/p1_004.wav"),
+    ]
+    assert splits(both) == splits(parts["librispeech"]) + splits(parts["vctk"])
+    assert both.root == tmp_path
+    assert both.about == {"p1": "23 F"}
+    tree = {
+        "kind": "joined",
+        "root": str(tmp_path),
+        "held_out": 0.1,
+        "of": [{"kind": "librispeech", "root": "one"}, {"kind": "vctk", "root": "two"}],
+    }
+    data = TypeAdapter(Data).validate_python(tree)
+    assert build_listing(data, 7) == both
+    assert TypeAdapter(Data).validate_python(data.model_dump(mode="json")) == data  # what a run folder keeps
+    left_out = build_listing(TypeAdapter(Data).validate_python(tree | {"without": ["p2"]}), 7)
+    assert {clip.split for clip in left_out.clips if clip.speaker == "p2"} == {"val_unseen"}
+
+
+def test_joined_corpora_share_no_speaker(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{part}/{s}/{i}.wav" for part in "ab" for s in (f"only-{part}", "ann") for i in range(4)))
+    one, other = (corpora.folder(tmp_path / part, 0.1, 0) for part in "ab")
+    with pytest.raises(WavevqError, match=r"^data\.of: ann is a speaker of folder and of folder-2; .* share none$"):
+        corpora.joined({"folder": one, "folder-2": other})
+    parts = [{"kind": "folder", "root": str(tmp_path / part)} for part in "ab"]
+    with pytest.raises(WavevqError, match=r"ann is a speaker of folder and of folder-2"):
+        build_listing(TypeAdapter(Data).validate_python({"kind": "joined", "of": parts}), 0)
+
+
 # --- real corpora -------------------------------------------------------------------------------------------
 
 
@@ -269,6 +316,10 @@ def test_real_corpora_have_the_splits_they_state(test_data: Path) -> None:
     librispeech = corpora.librispeech(test_data / "librispeech_sample", 0.05, 0)
     assert splits(librispeech) == {"train": 112, "val": 9, "val_unseen": 8}
     assert len({clip.speaker for clip in librispeech.clips if clip.split == "train"}) == 49
+    voices = load_recipe(RECIPES / "voices.yaml", (f"data.root={test_data}",))
+    both = build_listing(voices.speech, voices.seed)
+    assert splits(both) == {"train": 144, "val": 13, "val_unseen": 8}
+    assert len({clip.speaker for clip in both.clips if clip.split == "train"}) == 53
 
 
 # --- downloads ----------------------------------------------------------------------------------------------

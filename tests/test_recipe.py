@@ -97,6 +97,16 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("sead=1", "sead: unknown key; allowed are seed, data, model, train, prior, evaluation"),
         ("evaluation.clip=1", "evaluation.clip: unknown key; allowed are clips, speakers, batch"),
         ("data=3", "data: 3 is not allowed"),
+        ("data={kind: joined, of: [{kind: fsdd}]}", "data: of: names 1 corpora; must be two or more"),
+        ("data={kind: joined, of: [{kind: fsdd}, {kind: joined}]}", "data.of.1.kind: 'joined' is not allowed; allowed"),
+        (
+            "data={kind: joined, of: [{kind: fsdd, micro: 1}, {kind: vctk}]}",
+            "data.of.0.micro: unknown key; allowed are rate, trim_db, held_out, without, root, alignments, kind",
+        ),
+        (
+            "data={kind: joined, of: [{kind: fsdd}, {kind: vctk, rate: 8000}]}",
+            "data: of.1.rate 8000: leave it out; data.rate is of all that are joined",
+        ),
         (
             "prior={network: {kind: wavenet}, steps: 1, crop: 1}",
             "recipe: prior.crop 1 is not allowed: must be 2 or more codes of speech",

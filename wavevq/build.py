@@ -78,6 +78,8 @@ def build_recordings(data: r.OfSpeech, seed: int) -> Listing:
         case r.Synthetic():
             made = synthetic.synthesize(data.voices, data.sentences, seed, cache_folder())
             return corpora.folder(made, data.held_out, seed)
+        case r.Joined():
+            return corpora.joined({name: build_listing(part, seed) for name, part in data.named.items()})
 
 
 def build_store(recipe: r.Recipe) -> Store:

@@ -29,7 +29,10 @@ ALIGNED = (".phones.tsv", ".TextGrid", ".textgrid", ".ctm")  # files of phones; 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording. name: its path relative to the listing's root, unique in it. phones: its alignment, if any."""
+    """One recording. name: unique in its listing. phones: its alignment, if any.
+
+    The name is its path relative to the listing's root; of ``joined`` ones what its corpus is called stands before it.
+    """
 
     name: str
     speaker: str
@@ -153,6 +156,29 @@ def without(listing: Listing, speakers: Collection[str]) -> Listing:
         raise WavevqError(f"data.without: leaves nobody to train on; there are {', '.join(sorted(trained))}")
     clips = (replace(clip, split="val_unseen") if clip.speaker in speakers else clip for clip in listing.clips)
     return replace(listing, clips=tuple(clips))
+
+
+def joined(parts: Mapping[str, Listing]) -> Listing:
+    """Corpora as one; parts: each by the name that those of its clips then begin with.
+
+    Each keeps its own splits. Raises WavevqError where two have a speaker of one name: they need not be one person, and
+    one of them could be held out of what the other trains on.
+    """
+    known: dict[str, str] = {}  # the part that has a speaker
+    clips: list[Clip] = []
+    about: dict[str, str] = {}
+    for part, listing in parts.items():
+        speakers = {clip.speaker for clip in listing.clips}
+        if both := sorted(speakers & known.keys()):
+            raise WavevqError(
+                f"data.of: {both[0]} is a speaker of {known[both[0]]} and of {part}; joined corpora must share none"
+            )
+        known |= dict.fromkeys(speakers, part)
+        clips += (replace(clip, name=f"{part}/{clip.name}") for clip in listing.clips)
+        about |= {speaker: listing.about[speaker] for speaker in sorted(speakers & listing.about.keys())}
+    top = Path(os.path.commonpath([listing.root for listing in parts.values()]))
+    clips.sort(key=lambda clip: clip.name)
+    return Listing(top, tuple(clips), sum(listing.missing for listing in parts.values()), about)
 
 
 def speaker_info(base: Path) -> dict[str, str]:

@@ -55,6 +55,39 @@ class Synthetic(Speech):
     sentences: Annotated[int, Number, Field(ge=4, le=2000)] = 100  # a voice
 
 
+Recorded = Vctk | LibriSpeech | Folder | Fsdd | Synthetic
+
+
+class Joined(Speech):
+    """Several corpora as one. What every speech corpus has is said here, once for all; each holds out its own share."""
+
+    kind: Literal["joined"]
+    root: str = "."  # the folder that the roots of the others are relative to
+    of: tuple[Annotated[Recorded, Field(discriminator="kind")], ...]
+
+    @model_validator(mode="after")
+    def _what_all_have_is_said_once(self) -> Self:
+        if len(self.of) < 2:
+            raise ValueError(f"of: names {len(self.of)} corpora; must be two or more, or the one without kind joined")
+        # None of the parts keeps speakers out by itself: ``without`` is of them all.
+        shared = {key: getattr(self, key) for key in Speech.model_fields} | {"without": ()}
+        for place, part in enumerate(self.of):
+            for key in sorted(part.model_fields_set & shared.keys()):
+                if (given := getattr(part, key)) != shared[key]:
+                    raise ValueError(f"of.{place}.{key} {given}: leave it out; data.{key} is of all that are joined")
+        return self.model_copy(update={"of": tuple(part.model_copy(update=shared) for part in self.of)})
+
+    @property
+    def named(self) -> dict[str, Recorded]:
+        """The parts, each under its kind (where that comes again folder-2), their roots below this one's."""
+        parts: dict[str, Recorded] = {}
+        for part in self.of:
+            again = sum(other.kind == part.kind for other in parts.values()) + 1
+            place = {"root": str(Path(self.root) / part.root)} if isinstance(part, OnDisk) else {}
+            parts[part.kind if again == 1 else f"{part.kind}-{again}"] = part.model_copy(update=place)
+        return parts
+
+
 class Pictures(Section):
     """What every corpus of images has."""
 
@@ -134,6 +167,6 @@ class Coded(Section):
         return self
 
 
-OfSpeech = Vctk | LibriSpeech | Folder | Fsdd | Synthetic
+OfSpeech = Recorded | Joined
 OfImages = Cifar10 | Images
 Data = Annotated[OfSpeech | OfImages | Coded | Shapes, Field(discriminator="kind")]

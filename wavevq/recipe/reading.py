@@ -134,6 +134,9 @@ def _section(location: tuple[Any, ...]) -> Any:
     """The section, or the union of sections, that a pydantic error location leads to."""
     here: Any = Recipe
     for part in location:
+        if isinstance(part, int):  # a section of several in a list: tuple[Annotated[section, ...], ...]
+            here = here.__args__[0].__origin__
+            continue
         members = _members(here)
         one = len(members) == 1
         here = members[0].model_fields[part].annotation if one else next(m for m in members if part in _kinds(m))
