@@ -46,7 +46,8 @@ from wavevq.data.codes import Codes
 from wavevq.distributed import joined
 from wavevq.errors import WavevqError
 from wavevq.evaluate import likelihood
-from wavevq.experiment import locked
+from wavevq.experiment import locked, train
+from wavevq.recipe import load_recipe
 from wavevq.run import load_model
 from wavevq.run_folder import newest_checkpoint, read_recipe
 
@@ -101,7 +102,6 @@ def train_in_float64(place: str, name: str, part: str = "vqvae") -> None:
     """The training loop itself, in float64; every rank leaves its state in ``NAME-R.pt``. part: or the prior."""
     from wavevq.build import build_corpus, build_model, build_prior
     from wavevq.experiment import launch
-    from wavevq.recipe import load_recipe
     from wavevq.train.log import Validation
     from wavevq.train.loop import fit
 
@@ -280,6 +280,21 @@ def test_a_rank_that_dies_ends_the_others(place: Path) -> None:
     assert max((place / "torn" / "checkpoints").glob("step-*")).name == "step-00000004"
 
 
+@pytest.mark.parametrize("place", ["ema"], indirect=True)
+def test_no_thread_outlives_the_training(place: Path) -> None:
+    """One that does may abort the interpreter at its end, and a training that is done would end in an error."""
+    assert finish(start(_threads_left, str(place), ranks=2)) == [0, 0]
+    for rank in range(2):
+        assert not [name for name in (place / f"threads{rank}").read_text().split() if "gloo" in name]
+
+
+def _threads_left(place: str) -> None:
+    os.chdir(place)
+    train(load_recipe("tiny.yaml", ("train.steps=4",)), Path("left"), False, Console(quiet=True))
+    left = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    Path(f"threads{os.environ['RANK']}").write_text("".join(left))
+
+
 # --- encoding -----------------------------------------------------------------------------------------------
 
 
@@ -340,21 +355,21 @@ def test_the_cache_of_codes_is_shared_out_and_made_once(finished: Path, tmp_path
 @pytest.mark.parametrize("place", ["ema"], indirect=True)  # the quantizer changes nothing here
 def test_the_command_under_torchrun(place: Path, straight: Path) -> None:
     """As a user types it, with the folder's default name: Ctrl-C saves, and resumed it ends in the same bits."""
-    train = torchrun(place, "train", "tiny.yaml")
+    first = torchrun(place, "train", "tiny.yaml")
     try:
-        wait_for(lambda: list(place.glob("runs/tiny-*/checkpoints/step-*")), train)
-        os.killpg(train.pid, signal.SIGINT)  # as a terminal does: torchrun and both processes
-        said, errors = train.communicate(timeout=60)
+        wait_for(lambda: list(place.glob("runs/tiny-*/checkpoints/step-*")), first)
+        os.killpg(first.pid, signal.SIGINT)  # as a terminal does: torchrun and both processes
+        said, errors = first.communicate(timeout=300)
     finally:
-        kill(train)
+        kill(first)
     [run] = (place / "runs").glob("tiny-*")
     assert re.fullmatch(r"tiny-\d{8}-\d{6}", run.name)
     assert said.count("run folder: ") == 1
     assert f"stopped and saved; to go on: wavevq train tiny.yaml --run runs/{run.name} --resume\n" in errors
     assert not (run / "summary.json").exists(), "it ended before it could be stopped"
-    again = torchrun(place, "train", "tiny.yaml", "--resume")
+    again = torchrun(place, "train", "tiny.yaml", "--run", str(run.relative_to(place)), "--resume")  # as it said
     try:
-        said, errors = again.communicate(timeout=60)
+        said, errors = again.communicate(timeout=300)
     finally:
         kill(again)
     assert again.returncode == 0, said + errors
@@ -366,7 +381,7 @@ def test_the_command_under_torchrun(place: Path, straight: Path) -> None:
 def torchrun(place: Path, *words: str) -> subprocess.Popen[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     return subprocess.Popen(
-        [*launch, "--master_port", str(free_port()), str(Path(sys.executable).with_name("wavevq")), *words],
+        [*launch, "--master_port", str(free_port()), "--", str(Path(sys.executable).with_name("wavevq")), *words],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

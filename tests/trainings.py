@@ -105,7 +105,7 @@ def free_port() -> int:
         return port
 
 
-def finish(processes: Sequence[Any], seconds: float = 120) -> list[int]:
+def finish(processes: Sequence[Any], seconds: float = 300) -> list[int]:
     """Exit codes, negative for a signal; a process that does not end is killed and fails the test."""
     try:
         for process in processes:

@@ -91,19 +91,27 @@ def joined() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        with told_of_the_lost():
-            yield
-    finally:
-        dist.destroy_process_group()
+    with as_group():
+        yield
 
 
 @contextmanager
-def told_of_the_lost() -> Iterator[None]:
-    """A rank that ends breaks the others' connection to it: one line of theirs, in place of the backend's traceback.
+def as_group() -> Iterator[None]:
+    """The work of a process group, which ends with it: its threads, left to the interpreter's end, may abort that.
 
+    A rank that ends breaks the others' connection to it: one line of theirs, in place of the backend's traceback.
     Raises WavevqError.
     """
+    try:
+        with _told_of_the_lost():
+            yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _told_of_the_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

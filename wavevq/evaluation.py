@@ -168,6 +168,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
                     [codes[i] for i in group],
                     [speakers[i] for i in group],
                     seed=recipe.seed,
+                    temperature=recipe.evaluation.temperature,
                     streams=[streams[i] for i in group],
                     advance=lambda samples: advance(samples / run.rate),
                 )

@@ -19,7 +19,7 @@ from rich.console import Console
 from wavevq.audio import replacing
 from wavevq.build import build_corpus, build_model, build_prior, shape_model, trained_model
 from wavevq.data.corpus import Corpus
-from wavevq.distributed import PATIENCE, alone, told_of_the_lost
+from wavevq.distributed import PATIENCE, alone, as_group
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
 from wavevq.evaluate.likelihood import encoded
@@ -73,7 +73,7 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
     if stage and joint(recipe):
         raise WavevqError(f"--stage {stage}: prior.joint trains VQ-VAE and prior together; leave it out")
     fabric = launch(recipe, console)
-    with told_of_the_lost(), ExitStack() as held:
+    with as_group(), ExitStack() as held:
         folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
         _stages(fabric, recipe, folder, resume, stage, console, held)
     return folder
