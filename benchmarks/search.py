@@ -11,20 +11,15 @@ the averaged weights, 0 for none. The recipe's own run is sampled at other tempe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
-import numpy as np
 from cells import Cell, Figures, Record, Rows, Study, shown, study, validated
 from curve import SHARES
-from numpy.typing import NDArray
 from rich.console import Console
 
-from wavevq.audio import Signal
 from wavevq.data.store import Store
 from wavevq.evaluate.metrics import METRICS
-from wavevq.evaluate.subject import Draw, Subject
-from wavevq.evaluation import subject_of
+from wavevq.evaluation import subject_of, with_overrides
 from wavevq.run import Run
 
 STEPS = 3000  # of what costs as much a step as the recipe
@@ -77,30 +72,17 @@ COLUMNS = {
 
 def measure(run: Run, corpus: Store) -> Figures:
     """Of the last validation, over all held-out clips, and by the judges; of the recipe's own run at TEMPERATURES."""
-    plain = subject_of(run, run.recipe, Console())
-    found = {**validated(run, corpus), **judged(plain)}
-    if run.folder.name != RECIPE.name:
-        return found
-    for temperature in TEMPERATURES:
-        colder = judged(replace(plain, draw=drawing(run, temperature)))
-        found |= {at(name, temperature): value for name, value in colder.items()}
+    found = {**validated(run, corpus), **judged(run)}
+    if run.folder.name == RECIPE.name:
+        for temperature in TEMPERATURES:
+            colder = judged(run, f"evaluation.temperature={temperature}")
+            found |= {at(name, temperature): value for name, value in colder.items()}
     return found
 
 
-def drawing(run: Run, temperature: float) -> Draw:
-    """What draws for a subject at that temperature, all clips at once: they are short."""
-
-    def draw(
-        codes: Sequence[NDArray[np.int64]], speakers: Sequence[str], streams: Sequence[int], what: str
-    ) -> list[Signal]:
-        seed = run.recipe.seed
-        return run.decode_batch(codes, speakers, seed=seed, streams=streams, temperature=temperature)
-
-    return draw
-
-
-def judged(subject: Subject) -> Figures:
-    """SHARES."""
+def judged(run: Run, *overrides: str) -> Figures:
+    """SHARES, of clips drawn as the recipe or ``overrides`` say."""
+    subject = subject_of(run, with_overrides(run, overrides), Console())
     findings = {metric: METRICS[metric].measure(subject) for metric in dict.fromkeys(one for one, _ in SHARES.values())}
     every = {(metric, one.name): one.value for metric, found in findings.items() for one in found.figures}
     return {name: value for name, where in SHARES.items() if (value := every[where]) is not None}

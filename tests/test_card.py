@@ -75,7 +75,7 @@ def test_a_card_from_an_evaluation_to_its_clips(
     record["sections"].pop()
     (tmp_path / "part.json").write_text(json.dumps(record))
     told = refused(cards, monkeypatch, capsys, *words, "--evaluation", str(tmp_path / "part.json"))
-    assert told.endswith("lacks abx; a card has all that evaluate measures")
+    assert told.endswith("lacks samples; a card has all that evaluate measures")
     other = export(str(finished / "run"), tmp_path / "other", "bfloat16")
     told = refused(cards, monkeypatch, capsys, str(other), *words[1:], "--evaluation", str(found))
     assert told == f"{found}: is of other weights than {other} holds; evaluate that first"

@@ -292,14 +292,13 @@ def test_the_search_judges_as_the_evaluation_does_and_the_recipe_at_every_temper
 
     plan = __import__("search")
     store = sounds.spoken_corpus(tmp_path)
-    plain, deaf = (sounds.subject_of(store, hears=hears) for hears in (True, False))
 
-    def decoded(codes: Any, speakers: Any, *, seed: int, streams: Any, temperature: float) -> Any:
-        return (deaf if temperature == 0.8 else plain).draw(codes, speakers, streams, "")
+    def subject(run: Any, recipe: Any, console: Any) -> Any:
+        return sounds.subject_of(store, hears=recipe.evaluation.temperature != 0.8)
 
-    monkeypatch.setattr(plan, "subject_of", lambda run, recipe, console: plain)
+    monkeypatch.setattr(plan, "subject_of", subject)
     monkeypatch.setattr(plan, "validated", lambda run, corpus: {"bits_per_sample": 3.0})
-    run = SimpleNamespace(folder=Path("recipe"), recipe=SimpleNamespace(seed=0), decode_batch=decoded)
+    run = SimpleNamespace(folder=Path("recipe"), recipe=plan.RECIPE.resolved())
     found = plan.measure(run, store)
     assert {name: found[name] for name in plan.SHARES} == dict.fromkeys(plan.SHARES, 1)
     assert found["words_conversion at 0.9"] == 1
