@@ -32,6 +32,14 @@ def _no_test_touches_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test finds does not depend on which models the package holds; tests/test_shipped.py looks at those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wavevq.recipe.trained.SHIPPED", tmp_path_factory.mktemp("models"))
+        yield
+
+
 class Online(BaseException):
     """Not an Exception, so that nothing takes it for a failed fetch."""
 

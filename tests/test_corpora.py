@@ -253,6 +253,15 @@ def test_speaker_lists_of_all_releases_are_read(tmp_path: Path) -> None:
     assert corpora.speaker_info(tmp_path / "absent") == {}
 
 
+def test_what_is_said_in_a_recording_of_vctk(tmp_path: Path) -> None:
+    touch(tmp_path, "wav48_silence_trimmed/p1/p1_003_mic2.flac", "wav48/ann/ann_1.wav", "txt/p1/p1_003.txt")
+    (tmp_path / "txt/p1/p1_003.txt").write_text("Six spoons\nof fresh snow peas. \n")
+    assert (
+        corpora.transcript(tmp_path / "wav48_silence_trimmed/p1/p1_003_mic2.flac") == "Six spoons of fresh snow peas."
+    )
+    assert corpora.transcript(tmp_path / "wav48/ann/ann_1.wav") is None
+
+
 # --- joined -------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from wavevq import demo
 from wavevq.build import build_store
 from wavevq.errors import WavevqError
+from wavevq.export import export
 from wavevq.recipe import Recipe, load_recipe
 from wavevq.run import Run
 from wavevq.run_folder import RECIPE
@@ -121,6 +122,23 @@ def test_the_page_stands_alone_and_labels_its_sound(shown: tuple[Path, str]) -> 
 
 def test_the_page_in_a_browser(browser: Browser, shown: tuple[Path, str]) -> None:
     assert_readable(browser, shown[0] / "report.html")
+
+
+def test_a_shipped_model_converts_the_same_clips_under_its_own_name(
+    recipe: Recipe, shown: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = demo.trained(recipe, shown[0] / "run", Console(quiet=True))
+    said = demo.utterances(run, build_store(recipe))[: demo.HEARD]
+    assert demo.by_shipped(run, said) == []
+    export(str(shown[0] / "run"), tmp_path / "voices", "float32")
+    monkeypatch.setattr("wavevq.recipe.trained.SHIPPED", tmp_path)
+    takes = demo.by_shipped(run, said)
+    assert [take.caption for take in takes] == [f"voices, to {speaker}" for speaker in run.speakers]
+    assert {(take.kind, take.rate, len(take.samples)) for take in takes} == {("sampled", 8000, len(said[0].samples))}
+    demonstrated(recipe, shutil.copytree(shown[0], tmp_path / "again"))
+    html = (tmp_path / "again/report.html").read_text()
+    assert html.count("<audio") == demo.HEARD * (len(VERSIONS) + 1)
+    assert "The same by a model that is shipped" in html
 
 
 def test_the_wav_files_are_whole(shown: tuple[Path, str]) -> None:

@@ -48,6 +48,7 @@ FLOORS = {
     "image_run": 7,
     "video_run": 7,
     "enroll": 8,
+    "export": 8,
     "about": 8,
     "generate": 8,
     "compress": 8,

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from wavevq.build import build_model
 from wavevq.recipe import Recipe
-from wavevq.train.muon import MUON, MuonAdam
+from wavevq.train.loop import optimizer_of, parts
 from wavevq.train.state import Average, TrainState
 
 Moment = Callable[[], None]  # called in the process before it trains; picklable
@@ -82,13 +82,9 @@ def workplace(folder: Path, make_audio: Callable[..., Path], kind: str = "ema") 
 def tiny_state(recipe: Recipe) -> TrainState:
     """As a training of a recipe with Muon has it before its first step, with gradients of all zeros."""
     model = build_model(recipe, 2)
-    matrices = [one for one in model.encoder.parameters() if one.ndim > 1]
-    known = {id(one) for one in matrices}
-    rest = [one for one in model.parameters() if id(one) not in known]
     for one in model.parameters():
         one.grad = torch.zeros_like(one)
-    optimizer = MuonAdam([{"params": rest, MUON: False}, {"params": matrices, MUON: True}], lr=0.01, fused=True)
-    return TrainState(model, optimizer, Average(model, 0.9))
+    return TrainState(model, optimizer_of(parts(model, None), model.encoder, 0.01), Average(model, 0.9))
 
 
 # --- processes ----------------------------------------------------------------------------------------------

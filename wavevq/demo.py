@@ -30,6 +30,7 @@ from wavevq.evaluate.likelihood import derangement, encode_all, fitted
 from wavevq.evaluate.probes import PhoneProbe, Score, SpeakerProbe
 from wavevq.evaluate.report import Report, Take, curve_figure, usage_figure
 from wavevq.recipe import Recipe, load_recipe
+from wavevq.recipe import trained as shipping
 from wavevq.run import Run, load_run
 from wavevq.run_folder import RECIPE, SUMMARY, prior_folder, read_recipe
 from wavevq.train.log import read_metrics
@@ -244,6 +245,14 @@ def write_report(run: Run, store: Store, said: Sequence[Utterance], rows: Sequen
     for i in shown(said):
         takes = [Take(caption(row, said[i]), kind(row), row.clips[i], run.rate) for row in rows]
         page.listen(f"{said[i].name}, voice {said[i].speaker}", takes)
+    if takes_shipped := by_shipped(run, [said[i] for i in shown(said)]):
+        page.heading("The same by a model that is shipped")
+        page.text(
+            f"Above speaks the model that this demonstration has trained. This is {shipping.DEFAULT}, which comes with "
+            "wavevq, has been trained for longer on recordings of people, and has never heard a voice of espeak-ng."
+        )
+        for i, take in zip(shown(said), takes_shipped, strict=True):
+            page.listen(f"{said[i].name}, voice {said[i].speaker}", [take])
     page.heading("Training")
     lines = read_metrics(run.folder, "validation")
     for ylabel, names in (
@@ -257,6 +266,19 @@ def write_report(run: Run, store: Store, said: Sequence[Utterance], rows: Sequen
     counts = usage(list(codes.values()), run.codebook()).counts
     page.figure(usage_figure(counts.numpy(), ""), "Use of the codebook over all held-out clips")
     return page.write(folder / "report.html")
+
+
+def by_shipped(run: Run, said: Sequence[Utterance]) -> list[Take]:
+    """What the shipped model for whoever has no other makes of the originals, in voices of its own; none without it."""
+    if shipping.DEFAULT not in shipping.shipped():
+        return []
+    model = load_run(shipping.SHIPPED / shipping.DEFAULT, enrolled=False)
+    voices = model.speakers[-len(said) :]
+    takes = []
+    for one, voice in zip(said, voices * len(said), strict=False):
+        heard = model.convert(Recording(one.samples, run.rate, one.name), voice, seed=run.recipe.seed)
+        takes.append(Take(f"{shipping.DEFAULT}, to {voice}", "sampled", levelled(heard), model.rate))
+    return takes
 
 
 def write_audio(run: Run, said: Sequence[Utterance], rows: Sequence[Row], folder: Path) -> list[Path]:

@@ -39,6 +39,7 @@ from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
 from wavevq.recipe import Evaluation, Recipe, overridden
+from wavevq.recipe.trained import is_shipped
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
 from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
@@ -107,6 +108,11 @@ def evaluate(
     ):
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return record
+
+
+def place(folder: Path) -> Path:
+    """Where results go if nothing else is said: into the run, or of one that is shipped into ``evaluation/NAME``."""
+    return Path(FOLDER, folder.name) if is_shipped(folder) else folder / FOLDER
 
 
 # --- what is measured ---------------------------------------------------------------------------------------

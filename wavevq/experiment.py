@@ -60,13 +60,20 @@ MAY_CHANGE: set[tuple[str, ...]] = {
 Stage = Literal["vqvae", "prior"]
 
 
-def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: Stage | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    console: Console,
+    stage: Stage | None = None,
+    corpus: Corpus | None = None,
+) -> Path:
     """Train what a recipe says in a run folder, to its end: the VQ-VAE, then the prior, or one ``stage`` alone.
 
     Or both at once, where the recipe says so (``prior.joint``).
-    The prior alone wants a folder whose VQ-VAE is trained. Returns the folder. Raises WavevqError for a folder that is
-    in use, exists (without ``resume``) or holds another recipe, for what ``fit`` refuses, and where another process of
-    this training has ended.
+    The prior alone wants a folder whose VQ-VAE is trained. corpus: the recipe's, where it was prepared elsewhere.
+    Returns the folder. Raises WavevqError for a folder that is in use, exists (without ``resume``) or holds another
+    recipe, for what ``fit`` refuses, and where another process of this training has ended.
     """
     if stage == "prior" and recipe.prior is None:
         raise WavevqError("prior: missing; --stage prior trains what this section of the recipe says")
@@ -75,12 +82,19 @@ def train(recipe: Recipe, folder: Path, resume: bool, console: Console, stage: S
     fabric = launch(recipe, console)
     with as_group(), ExitStack() as held:
         folder = fabric.broadcast(folder)  # the default's name holds a time, which differs between processes
-        _stages(fabric, recipe, folder, resume, stage, console, held)
+        _stages(fabric, recipe, folder, resume, stage, console, held, corpus)
     return folder
 
 
 def _stages(
-    fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, stage: Stage | None, console: Console, held: ExitStack
+    fabric: Fabric,
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    stage: Stage | None,
+    console: Console,
+    held: ExitStack,
+    corpus: Corpus | None,
 ) -> None:
     refuse(recipe, folder, resume, stage)
     for section, plan in (("train", recipe.train), ("prior", recipe.prior)):
@@ -88,7 +102,7 @@ def _stages(
             raise WavevqError(
                 f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
             )
-    corpus = build_corpus(recipe)
+    corpus = corpus or build_corpus(recipe)
     if not corpus.split("val"):
         raise WavevqError(
             f"data: no {corpus.items[:-1]} of a {corpus.whose} that is trained on is held out, so there is nothing to "

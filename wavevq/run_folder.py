@@ -14,9 +14,9 @@ from wavevq.audio import make_folder, replacing, unwritable
 from wavevq.errors import WavevqError
 from wavevq.plain import from_json, is_name
 from wavevq.recipe import Coded, Recipe
+from wavevq.recipe.trained import DEFAULT, folder_named, refuse_ways_out, shipped
 from wavevq.recipe.trained import RECIPE as RECIPE
 from wavevq.recipe.trained import RUNS as RUNS
-from wavevq.recipe.trained import folder_named, refuse_ways_out
 from wavevq.recipe.trained import read_recipe as read_recipe
 from wavevq.train.state import checkpoints, fingerprint
 
@@ -27,13 +27,21 @@ TRAINED_ON = "trained-on"
 
 
 def find_run(name: str | Path | None) -> Path:
-    """The folder of a run: as named, or under ``runs/``; for None ``$WAVEVQ_RUN``, else the newest finished one."""
+    """The folder of a run: as ``folder_named``; for None ``$WAVEVQ_RUN``, else the newest finished one under ``runs/``.
+
+    Where none is, DEFAULT, if that is shipped. Raises WavevqError for a run that is not there.
+    """
     name = name or os.environ.get("WAVEVQ_RUN")
     if name:
         return folder_named(name)
     finished = sorted(RUNS.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime_ns)
+    if not finished and DEFAULT in shipped():
+        return folder_named(DEFAULT)
     if not finished:
-        raise WavevqError(f"no finished run under {RUNS}/: train one (wavevq train RECIPE) or name one with --run")
+        others = f", such as {shipped()[0]}, which is shipped with wavevq" if shipped() else ""
+        raise WavevqError(
+            f"no finished run under {RUNS}/: train one (wavevq train RECIPE) or name one with --run{others}"
+        )
     refuse_ways_out(finished[-1].parent)
     return finished[-1].parent
 

@@ -43,6 +43,7 @@ def main() -> None:
 for command in (
     training.train,
     training.enroll,
+    training.export,
     training.demo,
     training.download,
     speech.encode,

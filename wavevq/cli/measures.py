@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--only", multiple=True, metavar="NAME", help="This metric alone; may be repeated.")
-@click.option("--output", metavar="DIR", help="Where the results go; by default evaluation/ in the run's folder.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    help="Where the results go; by default evaluation/ in the run's folder, of one that is shipped evaluation/NAME.",
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override data.root or a value of evaluation."
 )
@@ -42,7 +46,7 @@ def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ..
         trained = images.load(run, console)
     else:
         trained = options.load(run, console, "auto", enrolled=False)
-    folder = Path(output) if output else trained.folder / evaluation.FOLDER
+    folder = Path(output) if output else evaluation.place(trained.folder)
     evaluation.evaluate(trained, only, folder, overrides, console)
 
 

@@ -32,7 +32,10 @@ def paths(command: F) -> F:
 
 
 def run(command: F) -> F:
-    said = "A run's folder, or its name under runs/; by default $WAVEVQ_RUN, else the newest finished one."
+    said = (
+        "A run's folder, its name under runs/, or one shipped with wavevq; by default $WAVEVQ_RUN, else the newest "
+        "finished one under runs/, else voices, which is shipped."
+    )
     return click.option("--run", metavar="RUN", help=said)(command)
 
 
@@ -107,9 +110,18 @@ def ranks(console: Console) -> Iterator[None]:
 
 def tell(name: str | None, folder: Path, console: Console) -> None:
     """Says which run was taken where none was named."""
+    from wavevq.recipe.trained import RUNS, is_shipped
+
     if not name:
-        by = "$WAVEVQ_RUN" if os.environ.get("WAVEVQ_RUN") else "the newest finished one; --run names another"
-        console.print(f"run: {folder} ({by})", soft_wrap=True, highlight=False)
+        by, run = "the newest finished one; --run names another", str(folder)
+        if os.environ.get("WAVEVQ_RUN"):
+            by = "$WAVEVQ_RUN"
+        elif is_shipped(folder):
+            by, run = (
+                f"shipped with wavevq, there being no finished run under {RUNS}/; --run names another",
+                folder.name,
+            )
+        console.print(f"run: {run} ({by})", soft_wrap=True, highlight=False)
 
 
 def console(stderr: bool = True) -> Console:

@@ -13,6 +13,7 @@ from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
     from wavevq.experiment import Stage
+    from wavevq.sampling import Precision
 
 
 @click.command()
@@ -87,6 +88,34 @@ def enroll(
     trained = options.load(run, console, enrolled=False)
     found = [read(path) for path in recordings(clips)]
     fit(trained, name, found, console, steps=steps, rate=rate, seed=seed, replace=replace)
+
+
+@click.command()
+@click.argument("folder", metavar="FOLDER")
+@click.option(
+    "--precision",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="How the weights are stored.",
+)
+@options.run
+def export(folder: str, precision: Precision, run: str | None) -> None:
+    """Copy a run without what only its training needs, to be handed on: averaged weights, recipe, speakers, log.
+
+    FOLDER is a run like any other, but for train --resume.
+
+    \b
+    wavevq export small --run runs/digits
+    """
+    from wavevq import export as exporting
+
+    console = options.console(stderr=False)
+    taken = exporting.export(run, Path(folder), precision)
+    size = sum(path.stat().st_size for path in taken.rglob("*") if path.is_file())
+    console.print(f"written: {taken}, {size / 1e6:.1f} MB", soft_wrap=True, highlight=False)
+    if not (taken / exporting.LICENCE).exists():
+        console.print(f"no {exporting.LICENCE}: wavevq knows none of this corpus", highlight=False)
 
 
 @click.command()

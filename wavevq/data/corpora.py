@@ -203,6 +203,12 @@ def utterance(stem: str) -> str:
     return re.sub(r"_mic\d$", "", stem)
 
 
+def transcript(path: Path) -> str | None:
+    """What is said in a recording of a corpus laid out like VCTK, where it has ``txt/<speaker>/<utterance>.txt``."""
+    found = path.parents[2] / "txt" / path.parent.name / f"{utterance(path.stem)}.txt"
+    return " ".join(found.read_text("utf-8", errors="replace").split()) if found.is_file() else None
+
+
 # --- what they share ----------------------------------------------------------------------------------------
 
 

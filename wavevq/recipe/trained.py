@@ -1,4 +1,4 @@
-"""The recipe in a run folder."""
+"""Which run folder is meant, and the recipe in it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,33 @@ from wavevq.recipe.recipe import Recipe
 
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"
+SHIPPED = Path(__file__).parents[1] / "models"  # runs that come with wavevq, with what inference needs of them
+DEFAULT = "voices"  # of those, the one that is taken where nothing else is there
 
 
 def folder_named(name: str | Path) -> Path:
-    """The folder of a run, as named or under ``runs/``. Raises WavevqError where there is none."""
+    """The folder of a run: as named, under ``runs/``, or one that is shipped; the first that is a run folder.
+
+    Raises WavevqError where there is none.
+    """
     for folder in (Path(name), RUNS / name):
         if os.path.isfile(folder / RECIPE):  # noqa: PTH113  pathlib's raises for a name that is too long
             refuse_ways_out(folder)
             return folder
-    raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/")
+    if str(name) in shipped():
+        return SHIPPED / name
+    known = f"; shipped with wavevq: {', '.join(shipped())}" if shipped() else ""
+    raise WavevqError(f"{name}: not a run folder, and there is no run of this name under {RUNS}/{known}")
+
+
+def shipped() -> list[str]:
+    """The names of the runs that come with wavevq, sorted."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{RECIPE}"))
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether a run folder is the package's own, where nothing may be written."""
+    return os.path.realpath(folder.parent) == os.path.realpath(SHIPPED)
 
 
 def refuse_ways_out(folder: Path) -> None:

@@ -43,7 +43,8 @@ class Validation:
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-KINDS = ("train", "validation")  # of lines
+METRICS = "metrics.jsonl"  # beside the checkpoints
+KINDS = ("train", "validation")  # of its lines
 
 
 class Log:
@@ -53,7 +54,7 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter
 
         self.console, self.steps = console, steps
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         kept = [line for line in _lines(self.path) if line["step"] <= first]
         with replacing(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -139,7 +140,7 @@ class Log:
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` of one kind, "train" or "validation"."""
-    return [line for line in _lines(folder / "metrics.jsonl") if line["kind"] == kind]
+    return [line for line in _lines(folder / METRICS) if line["kind"] == kind]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -54,14 +54,7 @@ def fit(
     """
     fabric.to_device(module)
     clipped = parts(module, apart)
-    matrices = {id(one) for one in turned.parameters() if one.ndim > 1} if turned else set()
-    groups = [
-        {"params": some, MUON: muon}
-        for part in clipped
-        for muon in (False, True)
-        if (some := [one for one in part if (id(one) in matrices) == muon])
-    ]
-    optimizer = MuonAdam(groups, lr=plan.learning_rate, fused=True)
+    optimizer = optimizer_of(clipped, turned, plan.learning_rate)
     state = TrainState(module, optimizer, Average(module, plan.average))
     saved = folder / "checkpoints"
     if resume:
@@ -120,6 +113,18 @@ def parts(module: nn.Module, apart: nn.Module | None) -> list[list[nn.Parameter]
     known = {id(parameter) for parameter in own}
     rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
     return [part for part in (rest, own) if part]
+
+
+def optimizer_of(clipped: list[list[nn.Parameter]], turned: nn.Module | None, rate: float) -> MuonAdam:
+    """Of ``parts``; the matrices of ``turned`` go by Muon."""
+    matrices = {id(one) for one in turned.parameters() if one.ndim > 1} if turned else set()
+    groups = [
+        {"params": some, MUON: muon}
+        for part in clipped
+        for muon in (False, True)
+        if (some := [one for one in part if (id(one) in matrices) == muon])
+    ]
+    return MuonAdam(groups, lr=rate, fused=True)
 
 
 class Step(nn.Module):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wavevq.audio import unwritable
+from wavevq.audio import make_folder, unwritable
 from wavevq.data.cache import to_disk
 from wavevq.errors import WavevqError
 from wavevq.plain import from_json, is_name
@@ -116,15 +116,7 @@ class TrainState:
             OPTIMIZER: _flatten(self.optimizer.state_dict()["state"]),
             METER: self.meter,
         }
-        sums = ""
-        for name, held in tensors.items():
-            data = save(_contiguous(held))
-            sums += _sum(data, name)
-            yield name, data
-        state = {"format": FORMAT, "step": self.step, "metered": self.metered}
-        data = json.dumps(state, indent=1).encode()
-        yield STATE, data
-        yield SUMS, (sums + _sum(data, STATE)).encode()
+        yield from _pieces(tensors, self.step, self.metered)
 
     def load(self, checkpoint: Path) -> None:
         """Take everything from a checkpoint. Raises WavevqError for one that is damaged or does not fit."""
@@ -141,6 +133,27 @@ class TrainState:
             self.average.tensors[name].copy_(value)  # onto the model's device
         self.step = state["step"]
         self.meter, self.metered = meter, state["metered"] if summed else 0
+
+
+def save_average(folder: Path, step: int, average: Mapping[str, Tensor]) -> Path:
+    """Write ``folder/step-N`` of averaged weights alone: what encodes and decodes, and no training goes on from."""
+    target = folder / f"step-{step:08d}"
+    make_folder(target / AVERAGE)
+    for name, data in _pieces({AVERAGE: average}, step):
+        write_synced(target / name, data)
+    return target
+
+
+def _pieces(tensors: Mapping[str, Mapping[str, Tensor]], step: int, metered: int = 0) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of a checkpoint, one at a time."""
+    sums = ""
+    for name, held in tensors.items():
+        data = save(_contiguous(held))
+        sums += _sum(data, name)
+        yield name, data
+    data = json.dumps({"format": FORMAT, "step": step, "metered": metered}, indent=1).encode()
+    yield STATE, data
+    yield SUMS, (sums + _sum(data, STATE)).encode()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -195,12 +208,17 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 def read_tensors(path: Path, module: nn.Module) -> dict[str, Tensor]:
-    """Tensors for a module's state. Raises WavevqError, naming the first that is missing, foreign or misshapen."""
+    """Tensors for a module's state. Raises WavevqError, naming the first that is missing, foreign or misshapen.
+
+    Those in bfloat16, as models are shipped, come as the module's float32.
+    """
     tensors = _read(path)
     expected = module.state_dict()
     for name in sorted(expected.keys() ^ tensors.keys()):
         raise WavevqError(f"{path}: {name!r} is {'missing' if name in expected else 'unknown to this recipe'}")
     for name, value in tensors.items():
+        if value.dtype == torch.bfloat16 and expected[name].dtype == torch.float32:
+            value = tensors[name] = value.float()
         if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
             there, here = (f"{t.dtype} {list(t.shape)}" for t in (value, expected[name]))
             raise WavevqError(f"{path}: {name} is {there}, the recipe's model has {here}")
@@ -216,7 +234,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WavevqError(f"{path}: cannot be read as safetensors ({error})") from None
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
