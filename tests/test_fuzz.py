@@ -361,6 +361,22 @@ def test_a_corpus_with_broken_recordings_is_prepared_without_them(tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_names_that_no_file_can_have_are_missing_or_refused_in_a_line(files: Path, tmp_path: Path, cache: Path) -> None:
+    """pathlib raises for them: in a corpus's list, beside a recording of the longest name, and on the command line."""
+    top = tmp_path / "corpus"
+    valid.corpus(top.mkdir() or top)
+    (top / "ann" / "0.wav").rename(top / "ann" / f"{'y' * 251}.wav")  # of its alignment, no file can have the name
+    named = "y" * 251, "0", "x" * 5000, "x/" * 3000 + "1"
+    (top / "train.txt").write_text("".join(f"ann/{one}.wav\n" for one in named).replace("ann/0", "bob/0"))
+    listing = corpora.folder(top, 0.3, 0)
+    assert ([len(listing.clips), listing.missing], listing.clips[0].phones) == ([4, 2], None)
+    for words in (["info", "x" * 5000], ["encode", "x" * 5000, "o.npy", "--run", str(files / "run")]):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 2
+        (line,) = result.output.splitlines()
+        assert line.startswith("wavevq: x")
+
+
 def test_a_corpus_with_broken_images_is_prepared_without_them(tmp_path: Path, cache: Path) -> None:
     top = tmp_path / "pets"
     valid.classes(top.mkdir() or top)
