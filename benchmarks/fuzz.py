@@ -50,21 +50,26 @@ from rich.console import Console
 
 from wavevq import about, compress, pixels, scoreboard, voices, wvq
 from wavevq.audio import normalise, read
+from wavevq.build import build_corpus
 from wavevq.codes_file import arriving_codes, read_codes, read_header
 from wavevq.data import corpora, image_store, images, store
 from wavevq.data.alignments import read_phones
 from wavevq.data.codes import load_codes
+from wavevq.data.shapes import Shapes
 from wavevq.errors import WavevqError
 from wavevq.image_run import load_image_run
 from wavevq.jobs import Job
 from wavevq.paper import CLAIMS
 from wavevq.recipe import load_recipe
 from wavevq.run import load_run
+from wavevq.train.loop import Meter
+from wavevq.video_run import load_video_run
 
 ROOT = Path(__file__).parents[1]
 SECONDS, MIB = 10, 512  # of a case; memory over its start, resident or claimed
 SHARES = {  # of the cases, by how long one takes
-    **{"audio": 40, "codes": 40, "packed": 25, "recipes": 10, "run": 2, "image run": 1, "enrolled": 15, "pictures": 35},
+    **{"audio": 40, "codes": 40, "packed": 25, "recipes": 10, "run": 2, "image run": 1, "video run": 1},
+    **{"enrolled": 15, "pictures": 35, "resumed": 8},
     **{"alignments": 25, "corpus": 2, "classes": 1, "strips": 2, "official": 10, "stored": 8, "stored images": 4},
     **{"encoded": 7, "evaluations": 3},
 }
@@ -253,6 +258,22 @@ def readers(valid: Path) -> dict[str, Opened]:
         loaded = load_image_run(folder, "cpu", "reference")
         loaded.decode(loaded.encode(pixels.read(valid / "pictures" / "a.png", loaded.size)))
 
+    def a_video_run(folder: Path, path: Path) -> None:
+        quiet.print(about.of_run(str(folder)))
+        loaded = load_video_run(folder, "cpu", "reference")
+        corpus = build_corpus(loaded.recipe)
+        assert isinstance(corpus, Shapes)
+        film = corpus.film(corpus.split("val")[0])
+        begun = loaded.encode(film.frames[: loaded.recipe.evaluation.given])
+        loaded.decode(loaded.go_on(begun[None], film.actions[None])[0])
+
+    def resumed(folder: Path, path: Path) -> None:
+        """As the loop goes on: the checkpoint taken in, and a step from it, logged."""
+        state = importlib.import_module("trainings").tiny_state(run.recipe)
+        state.load(folder / "step-00000001")
+        state.optimizer.step()
+        Meter(state, "audio_seconds", 1.0).read()
+
     def pictures(folder: Path, path: Path) -> None:
         pixels.read(path)
         pixels.read(path, 16)
@@ -271,6 +292,8 @@ def readers(valid: Path) -> dict[str, Opened]:
         "recipes": lambda folder, path: load_recipe(path),
         "run": a_run,
         "image run": an_image_run,
+        "video run": a_video_run,
+        "resumed": resumed,
         "enrolled": lambda folder, path: voices.load(path),
         "pictures": pictures,
         "alignments": lambda folder, path: read_phones(path, Path("clip.wav")),
@@ -337,8 +360,7 @@ def tried(opened: Opened, folder: Path, path: Path, found: Found, number: int) -
                 opened(folder, path)
                 found.results += 1
             except WavevqError as error:
-                lines = str(error).split("\n")
-                crash = "" if all(str(folder) in line for line in lines) else f"lines: {str(error)[:300]!r}"
+                crash = "" if all(str(folder) in line for line in error.args) else f"lines: {str(error)[:300]!r}"
                 found.refused += not crash
         if warned:
             crash = f"warned: {warned[0].message}"

@@ -63,6 +63,30 @@ def test_everything_odd_at_once(
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+STEERS = "a\n\x1b[31mb"  # an end of line, and what turns a terminal red
+
+
+def test_a_name_that_steers_a_terminal_is_shown_and_not_obeyed(
+    tmp_path: Path, make_audio: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that is named, of one in a corpus, and of a folder: in messages, and in a mistake of one line."""
+    place = trainings.workplace(tmp_path / "work", make_audio)
+    monkeypatch.chdir(place)
+    (place / "corpus" / "ann" / f"{STEERS}.wav").write_text("no audio")
+    for name in ("a", "b"):
+        Path(f"{STEERS}{name}.wav").write_text("no audio")
+    run = f"run {STEERS}"
+    said = wavevq("train", "tiny.yaml", "--run", run, "--set", "train.steps=2")
+    shown = "a\\n\\x1b[31mb"
+    reason = "not an audio file that can be read, such as wav, flac, ogg or mp3 (format not recognised)"
+    assert f"\n  left out: ann/{shown}.wav ({place}/corpus/ann/{shown}.wav: {reason})\n" in said
+    assert "\\x1b[31mb" in wavevq("info", run)
+    said = wavevq("encode", f"{STEERS}a.wav", f"{STEERS}b.wav", "--out", "made", "--run", run, code=2)
+    assert said.splitlines() == [f"wavevq: {shown}{name}.wav: {reason}" for name in ("a", "b")]
+    (line,) = wavevq("info", f"no{STEERS}", code=2).splitlines()
+    assert line.startswith(f"wavevq: no{shown}: not a run folder, and there is no run of this name under runs/")
+
+
 def test_a_home_that_cannot_be_written_to_is_told_with_the_way_out(
     tmp_path: Path, make_audio: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

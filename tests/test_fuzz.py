@@ -40,7 +40,8 @@ from wavevq.train.state import read_tensors
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Of each reader, by how long one takes: some 400 in all.
 CASES = {
-    **{"audio": 40, "codes": 80, "packed": 20, "recipes": 15, "run": 8, "image run": 4, "enrolled": 50, "pictures": 40},
+    **{"audio": 40, "codes": 80, "packed": 20, "recipes": 15, "run": 8, "image run": 4, "video run": 6},
+    **{"enrolled": 50, "pictures": 40, "resumed": 30},
     **{"alignments": 60, "corpus": 5, "classes": 3, "strips": 5, "official": 20, "stored": 20, "stored images": 10},
     **{"encoded": 20, "evaluations": 10},
 }
@@ -90,7 +91,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(
 
 def test_the_harness_sees_what_goes_wrong(fuzz: Any, tmp_path: Path) -> None:
     def lines(folder: Path, path: Path) -> None:
-        raise WavevqError(f"{path}: one\ntwo")
+        raise WavevqError(f"{path}: one", "two")
 
     def claims(folder: Path, path: Path) -> None:
         np.empty(2**30, np.uint8)

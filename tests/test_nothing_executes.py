@@ -10,6 +10,7 @@ import pickle
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,31 @@ def test_a_recipe_that_does_not_fit_its_weights_builds_nothing(place: Path, monk
         path.write_text(yaml.safe_dump(there))
         said = refused("encode", place / "audio" / "plain.wav", place / "o.npy", "--run", place / "run")
         assert any(one in said for one in reason.split("|")), said
+
+
+@pytest.mark.parametrize(
+    ("run", "key", "value", "reason"),
+    [
+        ("image run", "data.size", 2**40, "less than or equal to 1024"),
+        ("image run", "data.margin", 2**40, "less than or equal to 1024"),
+        ("video run", "data.clips", 10**10, "less than or equal to 100000"),
+        ("video run", "data.frames", 10**9, "less than or equal to 256"),
+        ("video run", "data.size", 2**20, "less than or equal to 256"),
+        ("run", "model.encoder.strides", [4] * 16, "a code stands for 4294967296 samples; at most 65536"),
+    ],
+)
+def test_sizes_that_are_of_no_weight_are_bounded(place: Path, run: str, key: str, value: Any, reason: str) -> None:
+    """What ``sample`` would make, and ``encode`` pad to; as a run folder from elsewhere may say."""
+    path = place / run / "recipe.yaml"
+    tree = yaml.safe_load(path.read_text())
+    tree["prior"].pop("crop")
+    tree["train"]["crop"] = 2**32
+    if run != "run":
+        tree["train"].pop("crop")  # it follows from other sizes
+    *sections, last = key.split(".")
+    reduce(dict.__getitem__, sections, tree)[last] = value
+    path.write_text(yaml.safe_dump(tree))
+    assert reason in refused("info", place / run)
 
 
 def test_runs_that_are_made_of_each_others_codes_are_refused(place: Path) -> None:

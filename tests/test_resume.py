@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,10 +27,12 @@ from trainings import (
     while_logging,
     while_saving,
     while_validating,
+    within_step,
     workplace,
 )
 
 TRAIN = "train", "tiny.yaml", "--run"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module", params=["ema", "vq"])
@@ -121,6 +124,31 @@ def test_the_command_killed_from_outside(place: Path) -> None:
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
     assert command(place, *TRAIN, "outside", "--resume") == [0], said(place)
     assert_equal_runs(place / "outside", place / "straight")
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """``benchmarks/faults.py``, and its folder with a recipe for each stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        made = __import__("faults")
+        yield made, made.workplace(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [("prior", 2), ("joint", 2), ("images", 1)])
+def test_every_stage_goes_on_where_it_was_killed(faults: tuple[Any, Path], stage: str, ranks: int) -> None:
+    """Half of a checkpoint written, and a step done that no checkpoint holds."""
+    of, there = faults
+    straight, killed = (of.new(there, stage, there / f"{stage} {name}") for name in ("straight", "killed"))
+    assert command(there, *of.words(stage, straight), moments=[None] * ranks) == [0] * ranks, said(there)
+    moment: Any = while_saving(3, "optimizer.safetensors")
+    codes = command(there, *of.words(stage, killed), moments=[moment] + [None] * (ranks - 1))
+    assert codes == [-signal.SIGKILL] + [2] * (ranks - 1), said(there, ranks - 1)
+    assert of.newest(of.part(stage, killed) / "checkpoints") == 2
+    codes = command(there, *of.words(stage, killed), moments=[within_step(6)] * ranks)
+    assert codes == [-signal.SIGKILL] * ranks, said(there)
+    assert command(there, *of.words(stage, killed), moments=[None] * ranks) == [0] * ranks, said(there)
+    assert of.same(of.part(stage, straight), of.part(stage, killed))
 
 
 def test_every_damaged_part_of_a_checkpoint_is_told_and_the_one_before_used(place: Path) -> None:

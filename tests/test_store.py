@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import trainings
 
 from wavevq import audio
 from wavevq.data import corpora, store
@@ -20,12 +22,12 @@ from wavevq.errors import WavevqError
 
 MakeAudio = Callable[..., Path]
 
-# A process of its own that prepares the corpus argv[1] and prints what it got.
+# A process of its own that prepares the corpus argv[1], all of whose files of this suffix it takes for some.
 PREPARE = """
-import hashlib, sys
+import sys
 from wavevq.data import corpora, store
-made = store.prepare(corpora.folder(sys.argv[1], 0.1, 0), 8000, None)
-print(len(made.clips), hashlib.sha256(made.samples.tobytes()).hexdigest())
+corpora._is_file = lambda path, _: path.suffix == ".wav"
+store.prepare(corpora.folder(sys.argv[1], 0.1, 0), 8000, None)
 """
 
 
@@ -163,13 +165,31 @@ def test_a_cache_that_cannot_be_written_is_told(
         small(small_corpus)
 
 
-def test_two_processes_preparing_at_once_get_the_same(small_corpus: Path, cache: Path) -> None:
-    command = [sys.executable, "-c", PREPARE, str(small_corpus)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert told[0] == told[1]
-    assert told[0].startswith("10 ")
+def prepare_together(root: Path, place: Path) -> None:
+    """The store, which is not begun before another process asks for it; who makes it, and what is read, is noted."""
+    own, make = str(os.getpid()), store._make
+
+    def slowly(*given: Any) -> None:
+        (place / f"makes-{own}").touch()
+        deadline = time.monotonic() + 60
+        while len([*place.glob("asks-*")]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)  # until it stands at the lock
+        make(*given)
+
+    store._make = slowly
+    (place / f"asks-{own}").touch()
+    made = small(root)
+    (place / f"read-{own}").write_bytes(made.samples.tobytes())
+
+
+def test_of_two_processes_that_prepare_at_once_one_does(small_corpus: Path, cache: Path, tmp_path: Path) -> None:
+    both = [*trainings.start(prepare_together, small_corpus, tmp_path)]
+    both += trainings.start(prepare_together, small_corpus, tmp_path)
+    assert trainings.finish(both) == [0, 0]
+    read = [path.read_bytes() for path in tmp_path.glob("read-*")]
+    assert read == [small(small_corpus).samples.tobytes()] * 2
+    assert len([*tmp_path.glob("makes-*")]) == 1
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
 
@@ -178,8 +198,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_trusted(
 ) -> None:
     # One clip never decodes: its reader waits on a pipe that nobody writes to.
     os.mkfifo(small_corpus / "bob/bob_9.wav")
-    stuck = PREPARE.replace("made =", "corpora._is_file = lambda path, _: path.suffix == '.wav'; made =")
-    process = subprocess.Popen([sys.executable, "-c", stuck, str(small_corpus)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", PREPARE, str(small_corpus)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(cache.glob("*.partial/samples.i16")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -22,6 +22,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from wavevq.build import build_model
+from wavevq.recipe import Recipe
+from wavevq.train.loop import optimizer_of, parts
+from wavevq.train.state import Average, TrainState
+
 Moment = Callable[[], None]  # called in the process before it trains; picklable
 
 RATE, STEPS = 8000, 14
@@ -72,6 +77,14 @@ def workplace(folder: Path, make_audio: Callable[..., Path], kind: str = "ema") 
         tree["model"]["bottleneck"]["dim"] = 6  # on the circle that is left of three, 40 codes tie
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
     return folder
+
+
+def tiny_state(recipe: Recipe) -> TrainState:
+    """As a training of a recipe with Muon has it before its first step, with gradients of all zeros."""
+    model = build_model(recipe, 2)
+    for one in model.parameters():
+        one.grad = torch.zeros_like(one)
+    return TrainState(model, optimizer_of(parts(model, None), model.encoder, 0.01), Average(model, 0.9))
 
 
 # --- processes ----------------------------------------------------------------------------------------------
@@ -172,6 +185,22 @@ def _before_step(step: int, number: int) -> None:
         return at(self, asked, rank, world)
 
     Crops.at = watched  # type: ignore[method-assign]
+
+
+def within_step(step: int) -> Moment:
+    """Killed when the weights of ``step``, of whatever is trained, have changed and nothing is saved of it."""
+    return partial(_within_step, step)
+
+
+def _within_step(step: int) -> None:
+    update = Average.update
+
+    def watched(self: Average, module: torch.nn.Module, done: int) -> None:
+        if done == step:
+            signal.raise_signal(signal.SIGKILL)
+        update(self, module, done)
+
+    Average.update = watched  # type: ignore[method-assign]
 
 
 def waiting_at(step: int) -> Moment:

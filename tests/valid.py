@@ -22,6 +22,7 @@ from wavevq.codes_file import write_codes
 from wavevq.compress import Packer
 from wavevq.data import corpora, image_store, images, store
 from wavevq.data.codes import save_codes
+from wavevq.data.shapes import KINDS
 from wavevq.decoders import of_speech
 from wavevq.evaluate.metric import Figure
 from wavevq.evaluate.record import Record, Section, Weights, write_record
@@ -42,6 +43,20 @@ PICTURES: dict[str, Any] = {
     },
     "train": {"steps": 1},
     "prior": {"steps": 1, "network": {"kind": "pixelcnn", "layers": 2, "residual": 4, "gate": 4, "head": 4}},
+}
+VIDEO: dict[str, Any] = {
+    "data": {"kind": "shapes", "size": 16, "frames": 3, "clips": 4, "held_out": 0.5},
+    "model": {
+        "encoder": {"kind": "frames", **WIDTHS},
+        "bottleneck": {"kind": "vq", "codes": 7, "dim": 3},
+        "decoder": {"kind": "frames", **WIDTHS},
+    },
+    "train": {"steps": 1},
+    "prior": {
+        "steps": 1,
+        "network": {"kind": "video", "layers": 2, "past": 4, "past_layers": 1, "residual": 4, "gate": 4, "head": 4},
+    },
+    "evaluation": {"given": 1},
 }
 TEXTGRID = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -159,11 +174,24 @@ def image_run(folder: Path) -> None:
     _written(folder, parse_recipe(PICTURES, "valid"), ("cat", "dog"))
 
 
+def resumed(folder: Path) -> None:
+    """A checkpoint of one step, that another goes on from."""
+    state = trainings.tiny_state(parse_recipe(trainings.RECIPE, "valid"))
+    state.optimizer.step()
+    state.step, state.metered, state.meter = 1, 1, {"nll": torch.tensor(3.5)}
+    state.save(folder, 1)
+
+
+def video_run(folder: Path) -> None:
+    _written(folder, parse_recipe(VIDEO, "valid"), KINDS)
+
+
 def _written(folder: Path, recipe: Recipe, labels: tuple[str, ...]) -> None:
     folder.rmdir()
     create(folder, recipe, labels)
     assert recipe.prior is not None
-    modules = {CHECKPOINTS: build_model(recipe, 2), f"{PRIOR}/{CHECKPOINTS}": build_prior(recipe, recipe.prior, 2)}
+    modules = {CHECKPOINTS: build_model(recipe, len(labels))}
+    modules[f"{PRIOR}/{CHECKPOINTS}"] = build_prior(recipe, recipe.prior, len(labels))
     for place, module in modules.items():
         optimizer = torch.optim.Adam(module.parameters())
         TrainState(module, optimizer, Average(module, 0.9), 1).save(folder / place, 1)
@@ -314,7 +342,7 @@ def encoded(folder: Path) -> None:
 MAKERS = {
     one.__name__.replace("_", " "): one
     for one in (
-        *(audio, codes, packed, recipes, run, image_run, enrolled, pictures, alignments),
+        *(audio, codes, packed, recipes, run, image_run, video_run, resumed, enrolled, pictures, alignments),
         *(corpus, classes, strips, official, stored, stored_images, encoded, evaluations),
     )
 }

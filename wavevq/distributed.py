@@ -65,14 +65,14 @@ def alone(work: Callable[[], object]) -> None:
     if world_size() == 1:
         work()
         return
-    said = None
+    said: tuple[str, ...] = ()
     if rank() == 0:
         try:
             work()
         except WavevqError as error:
-            said = str(error)
+            said = error.args
     if told := gathered(said)[0]:
-        raise WavevqError(told)
+        raise WavevqError(*told)
 
 
 def first(work: Callable[[], T]) -> T:

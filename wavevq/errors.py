@@ -6,10 +6,17 @@ UNTOLD = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, ends of lines an
 
 
 class WavevqError(Exception):
-    """A user's mistake, told in one line (a recipe: one line for each mistake).
+    """A user's mistake, told in one line; several, of a recipe or of many files, in ``lines`` of their own.
 
     It names the value, the file or key, and what is allowed. The command line prints it and ends with exit code 2.
+    A name in it may be anything, an end of line included: ``args`` are the lines, ``escaped``, and ``str`` joins them.
     """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(escaped, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 def escaped(text: str) -> str:

@@ -140,7 +140,7 @@ def with_overrides(run: Run | ImageRun | VideoRun, overrides: tuple[str, ...]) -
     wrong = [one for one in overrides if one.partition("=")[0] not in PLACES + OPTIONS]
     if wrong:
         allowed = f"{', '.join(PLACES + OPTIONS)}: the run is trained"
-        raise WavevqError("\n".join(f"--set {one}: may not change here, only {allowed}" for one in wrong))
+        raise WavevqError(*(f"--set {one}: may not change here, only {allowed}" for one in wrong))
     return overridden(run.recipe.model_dump(mode="json"), overrides, str(run.folder / RECIPE))
 
 

@@ -254,7 +254,7 @@ def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
         if path not in MAY_CHANGE and path[:1] not in MAY_CHANGE and (begun or path[0] != "prior")
     ]
     if lines:
-        raise WavevqError("\n".join(lines))
+        raise WavevqError(*lines)
 
 
 def write_summary(folder: Path) -> None:

@@ -65,9 +65,9 @@ def plan(
         try:
             _check_target(job.target, gives, rate, Path(out) if out is not None else None)
         except WavevqError as error:
-            wrong.append(str(error))
+            wrong += error.args
     if wrong:
-        raise WavevqError("\n".join(dict.fromkeys(wrong)))
+        raise WavevqError(*dict.fromkeys(wrong))
     return jobs
 
 

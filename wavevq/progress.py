@@ -47,7 +47,7 @@ class Told:
         try:
             yield
         except WavevqError as error:
-            self.wrong.append(str(error))
+            self.wrong += error.args
 
     @contextmanager
     def timing(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Told:
                 highlight=False,
             )
         if self.wrong:
-            raise WavevqError("\n".join(self.wrong))
+            raise WavevqError(*self.wrong)
 
 
 def moving(console: Console) -> bool:

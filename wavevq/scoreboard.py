@@ -125,7 +125,7 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Evidence], list[Path]]:
             try:
                 evidence = read(one)
             except WavevqError as error:
-                wrong.append(str(error))
+                wrong += error.args
                 continue
             if evidence is not None:
                 found.append(evidence)
@@ -134,7 +134,7 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Evidence], list[Path]]:
             else:
                 wrong.append(f"{one}: neither an evaluation nor a study's results")
     if wrong:
-        raise WavevqError("\n".join(wrong))
+        raise WavevqError(*wrong)
     return found, foreign
 
 

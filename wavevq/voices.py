@@ -20,7 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from wavevq.audio import make_folder, replacing
-from wavevq.errors import WavevqError, escaped
+from wavevq.errors import WavevqError
 from wavevq.plain import from_json, is_name
 from wavevq.recipe.trained import RUNS, is_shipped
 
@@ -52,7 +52,7 @@ def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> P
         )
     if not _can_be(name):
         raise WavevqError(
-            f"{escaped(name)}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a "
+            f"{name}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a "
             f"letter or digit, {LONGEST_NAME} bytes in all"
         )
     if name in trained:
@@ -84,9 +84,7 @@ def load(path: Path) -> Voice:
                 raise WavevqError(f"{path}: not a speaker's embedding of format {FORMAT}; delete it or enroll again")
             voice = Voice(path.stem, file.get_tensor("embedding"), told["weights"], from_json(told["about"]))
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:  # the last: a type of tomorrow's
-        raise WavevqError(
-            f"{path}: not a speaker's embedding ({escaped(str(error))}); delete it or enroll again"
-        ) from None
+        raise WavevqError(f"{path}: not a speaker's embedding ({error}); delete it or enroll again") from None
     if not _is_whole(voice):
         raise WavevqError(f"{path}: not a speaker's embedding, or what it tells is damaged; delete it or enroll again")
     return voice

@@ -12,7 +12,7 @@ import click
 from wavevq import __version__
 from wavevq.cli import measures, speech, training
 from wavevq.cli.options import INTERRUPTED, MISTAKE
-from wavevq.errors import WavevqError, escaped
+from wavevq.errors import WavevqError
 
 
 class Commands(click.Group):
@@ -27,8 +27,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except WavevqError as error:
-            for line in str(error).split("\n"):
-                click.echo(f"wavevq: {escaped(line)}", err=True)
+            for line in error.args:
+                click.echo(f"wavevq: {line}", err=True)
             ctx.exit(MISTAKE)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

@@ -128,7 +128,11 @@ def console(stderr: bool = True) -> Console:
     """Where messages go: standard error for the commands whose output may be piped."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False)  # names of files and speakers are shown as they are
+    from wavevq.cli.shown import Shown
+
+    made = Console(stderr=stderr, markup=False)  # names of files and speakers are shown as they are, but for
+    made.push_render_hook(Shown())
+    return made
 
 
 def streams() -> tuple[BinaryIO, BinaryIO]:

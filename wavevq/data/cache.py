@@ -18,7 +18,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 from wavevq.plain import from_json
 
 INDEX = "index.json"
@@ -133,7 +133,7 @@ def to_disk(file: IO[Any]) -> None:
 
 def left_out(broken: tuple[Broken, ...], folder: Path) -> list[str]:
     """A line for each of ``broken``, as far as NAMED; ``folder`` has the others."""
-    named = [f"{one.name} ({one.reason})" for one in broken[:NAMED]]
+    named = [escaped(f"{one.name} ({one.reason})") for one in broken[:NAMED]]
     if len(broken) > NAMED:
         named.append(f"and {len(broken) - NAMED} more, in {folder / INDEX}")
     return [f"  left out: {name}" for name in named]

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from wavevq.audio import replacing
 from wavevq.contracts import Batch
 from wavevq.data.batches import Windows
-from wavevq.errors import WavevqError, escaped
+from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
     from wavevq.data.corpus import Corpus, Example
@@ -126,7 +126,7 @@ def load_codes(path: Path, count: int, size: int) -> list[NDArray[np.int64]]:
         tensors = load_file(path)
         codes, lengths = tensors["codes"], tensors["lengths"]
     except (OSError, SafetensorError, KeyError, AttributeError) as error:  # the last: a type of tomorrow's
-        raise WavevqError(f"{path}: not the codes of a corpus ({escaped(str(error))})") from None
+        raise WavevqError(f"{path}: not the codes of a corpus ({error})") from None
     if codes.dtype != np.int32 or lengths.dtype != np.int64:
         raise WavevqError(f"{path}: not the codes of a corpus ({codes.dtype}, their lengths {lengths.dtype})")
     outside = (lengths < 0) | (lengths > len(codes)) if codes.ndim else np.True_

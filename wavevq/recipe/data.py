@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, ValidationInfo, model_validator
 
 from wavevq.errors import WavevqError
-from wavevq.recipe.section import Count, Number, Positive, Section, Signal, Whole
+from wavevq.recipe.section import Number, Positive, Section, Signal
 
 if TYPE_CHECKING:
     from wavevq.recipe.recipe import Recipe
@@ -108,8 +108,11 @@ class Images(Pictures):
     """Any folder of images with one folder a class."""
 
     kind: Literal["images"]
-    size: Count = 128  # the shorter side is brought to it, with the margin, and the middle square kept
-    margin: Whole = 0  # pixels more on every side, over which training images move
+    # The shorter side is brought to it, with the margin, and the middle square kept.
+    size: Annotated[int, Number, Field(gt=0, le=1024)] = 128
+    margin: Annotated[int, Number, Field(ge=0, le=1024)] = (
+        0  # pixels more on every side, over which training images move
+    )
 
 
 class Shapes(Section):
@@ -117,9 +120,10 @@ class Shapes(Section):
 
     signal: ClassVar[Signal] = "video"
     kind: Literal["shapes"]
-    size: Annotated[int, Number, Field(ge=16)] = 32  # H and W, pixels
-    frames: Annotated[int, Number, Field(ge=2)] = 16  # T
-    clips: Count = 2000  # to train on
+    # Limits: a run folder from elsewhere says what is made, and no weight of its is of these sizes.
+    size: Annotated[int, Number, Field(ge=16, le=256)] = 32  # H and W, pixels
+    frames: Annotated[int, Number, Field(ge=2, le=256)] = 16  # T
+    clips: Annotated[int, Number, Field(gt=0, le=100_000)] = 2000  # to train on
     held_out: Annotated[float, Number, Field(gt=0, lt=1)] = 0.1  # so many more to validate on, and again to test
 
 
@@ -153,7 +157,7 @@ class Coded(Section):
         try:
             first = self._read((info.context or {}).get("above", ()))
         except WavevqError as error:
-            raise ValueError(f"run {'; '.join(str(error).splitlines())}") from None
+            raise ValueError(f"run {'; '.join(error.args)}") from None
         if first.data.signal in ("speech", "video"):
             raise ValueError(
                 f"run {self.run}: is of {first.data.signal}; must be of images, or of the codes of such a run"

@@ -46,7 +46,7 @@ class SpectralEncoder(Section):
 
     signal: ClassVar[Signal] = "speech"
     kind: Literal["logmel", "mfcc"]
-    frame_hop: Count = 128  # samples between frames
+    frame_hop: Annotated[int, Number, Field(gt=0, le=2**15)] = 128  # samples between frames
     frame_window: Annotated[int, Number, Field(gt=0, le=2**15)] = 512  # samples of a frame's window
     bands: Annotated[int, Number, Field(gt=0, le=512)] = 80  # mel bands, or for mfcc the number of coefficients kept
     # Of the convolutions after the frames.
@@ -176,7 +176,7 @@ class Vimco(Section):
     kind: Literal["vimco"]
     codes: Annotated[int, Number, Field(ge=2, le=2**20)] = 512  # K; 2 are Bernoulli latents
     dim: Count = 64  # D, of the encoder's output and of a code's vector
-    samples: Annotated[int, Number, Field(ge=2)] = 50  # of the bound
+    samples: Annotated[int, Number, Field(ge=2, le=10_000)] = 50  # of the bound
 
 
 Bottleneck = Annotated[GradientVq | EmaVq | Vae | NoBottleneck | Vimco, Field(discriminator="kind")]

@@ -47,9 +47,9 @@ def overridden(tree: dict[str, Any], overrides: tuple[str, ...], source: str) ->
     try:
         recipe = parse_recipe(tree, source)
     except WavevqError as error:
-        mistakes.append(str(error))
+        mistakes += error.args
     if mistakes:
-        raise WavevqError("\n".join(mistakes))
+        raise WavevqError(*mistakes)
     return recipe
 
 
@@ -67,7 +67,7 @@ def parse_recipe(tree: Any, source: str, above: tuple[Path, ...] = ()) -> Recipe
             mistakes.append(f"recipe: {more}")
         if len(mistakes) > TOLD:
             mistakes[TOLD:] = [f"and {len(mistakes) - TOLD} mistakes more"]
-        raise WavevqError("\n".join(f"{source}: {mistake}" for mistake in mistakes)) from None
+        raise WavevqError(*(f"{source}: {mistake}" for mistake in mistakes)) from None
 
 
 def _mistaken_crop(tree: Any) -> str | None:

@@ -13,6 +13,7 @@ from wavevq.recipe.section import Number, Section
 from wavevq.recipe.training import Evaluation, Prior, Schedule, Train
 
 LEAST_DIM = 3  # of normalised vectors that differ by more than a sign
+LONGEST_HOP = 2**16  # what is encoded is padded to a multiple of it, however short it is
 
 
 class Recipe(Section):
@@ -110,6 +111,8 @@ class Recipe(Section):
                 f"prior.network: kind {self.prior.network.kind!r} is for {' or '.join(self.prior.network.signals)}; "
                 f"for {self.data.signal} must be {fitting}"
             )
+        if self.hop > LONGEST_HOP:
+            mistakes.append(f"model.encoder: a code stands for {self.hop} samples; at most {LONGEST_HOP} are allowed")
         if self.prior is not None and self.data.signal == "speech" and self.prior.crop < 2:
             mistakes.append(f"prior.crop {self.prior.crop} is not allowed: must be 2 or more codes of speech")
         if self.prior is not None and self.prior.joint is not None and self.data.signal != "speech":

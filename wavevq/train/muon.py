@@ -53,6 +53,11 @@ class MuonAdam(torch.optim.Adam):
         parameter.add_(step.to(parameter.dtype).view_as(parameter), alpha=-rate * RATE * max(step.shape) ** 0.5)
 
 
+def slots(group: dict[str, Any]) -> tuple[str, ...]:
+    """Names of what is kept of each of a group's parameters."""
+    return ("step", "momentum") if group.get(MUON) else ("step", "exp_avg", "exp_avg_sq")
+
+
 def orthogonal(matrix: Tensor) -> Tensor:
     """``[m, n]`` with its singular values brought near to 1; zero stays zero. In bfloat16, float64 in its own."""
     a, b, c = QUINTIC

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from wavevq.audio import make_folder, unwritable
 from wavevq.data.cache import to_disk
-from wavevq.errors import WavevqError, escaped
-from wavevq.plain import from_json
+from wavevq.errors import WavevqError
+from wavevq.plain import from_json, is_name
+from wavevq.train.muon import slots
 
 FORMAT = 2
 UNSUMMED = 1  # the format before: without SUMS and METER
@@ -109,14 +110,13 @@ class TrainState:
 
     def _pieces(self) -> Iterator[tuple[str, bytes]]:
         """Names and contents of the files of a checkpoint, one at a time."""
-        optimizer, groups = _flatten(self.optimizer.state_dict())
         tensors = {
             MODEL: self.module.state_dict(),
             AVERAGE: self.average.tensors,
-            OPTIMIZER: optimizer,
+            OPTIMIZER: _flatten(self.optimizer.state_dict()["state"]),
             METER: self.meter,
         }
-        yield from _pieces(tensors, self.step, self.metered, groups)
+        yield from _pieces(tensors, self.step, self.metered)
 
     def load(self, checkpoint: Path) -> None:
         """Take everything from a checkpoint. Raises WavevqError for one that is damaged or does not fit."""
@@ -125,12 +125,9 @@ class TrainState:
         summed = state["format"] != UNSUMMED
         weights = read_tensors(checkpoint / MODEL, self.module)
         average = read_tensors(checkpoint / AVERAGE, self.module)
-        tensors = _read(checkpoint / OPTIMIZER)
-        meter = _read(checkpoint / METER) if summed else {}
-        try:
-            self.optimizer.load_state_dict(_unflatten(tensors, state["groups"]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise WavevqError(f"{checkpoint}: its optimizer is not of this recipe's model ({error})") from None
+        optimizer = _of_optimizer(checkpoint / OPTIMIZER, self.optimizer)
+        meter = _sums(checkpoint / METER) if summed else {}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
         self.module.load_state_dict(weights)
         for name, value in average.items():
             self.average.tensors[name].copy_(value)  # onto the model's device
@@ -147,16 +144,14 @@ def save_average(folder: Path, step: int, average: Mapping[str, Tensor]) -> Path
     return target
 
 
-def _pieces(
-    tensors: Mapping[str, Mapping[str, Tensor]], step: int, metered: int = 0, groups: Sequence[dict[str, Any]] = ()
-) -> Iterator[tuple[str, bytes]]:
+def _pieces(tensors: Mapping[str, Mapping[str, Tensor]], step: int, metered: int = 0) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files of a checkpoint, one at a time."""
     sums = ""
     for name, held in tensors.items():
         data = save(_contiguous(held))
         sums += _sum(data, name)
         yield name, data
-    data = json.dumps({"format": FORMAT, "step": step, "metered": metered, "groups": list(groups)}, indent=1).encode()
+    data = json.dumps({"format": FORMAT, "step": step, "metered": metered}, indent=1).encode()
     yield STATE, data
     yield SUMS, (sums + _sum(data, STATE)).encode()
 
@@ -236,24 +231,45 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WavevqError(f"{path}: cannot be read as safetensors ({escaped(str(error))})") from None
+        raise WavevqError(f"{path}: cannot be read as safetensors ({error})") from None
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    tensors = {f"{index}.{name}": value for index, slots in state["state"].items() for name, value in slots.items()}
-    return _contiguous(tensors), state["param_groups"]
+def _flatten(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """An optimizer's, of each parameter; of the groups' options nothing is kept, which recipe and code say."""
+    return {f"{index}.{name}": value for index, kept in state.items() for name, value in kept.items()}
 
 
-def _unflatten(tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _of_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What ``_flatten`` has flattened. Raises WavevqError for what this optimizer cannot go on from."""
+    every = [(one, slots(group)) for group in optimizer.param_groups for one in group["params"]]
+    expected = {
+        f"{index}.{name}": [] if name == "step" else [*one.shape]
+        for index, (one, names) in enumerate(every)
+        for name in names
+    }
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+    for key, value in _read(path).items():
+        if [*value.shape] != expected.get(key) or not value.is_floating_point() or not value.isfinite().all():
+            raise WavevqError(f"{path}: {key!r} is not of the optimizer of this recipe's model")
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": groups}
+    for number, found in state.items():  # a parameter that never had a gradient is not among them
+        for name in {*every[number][1]} - {*found}:
+            raise WavevqError(f"{path}: '{number}.{name}' is missing")
+    return state
+
+
+def _sums(path: Path) -> dict[str, Tensor]:
+    """Of the metrics. Raises WavevqError for what is none."""
+    sums = _read(path)
+    for name, value in sums.items():
+        if value.shape or not value.is_floating_point() or not is_name(name):
+            raise WavevqError(f"{path}: {name!r} is no metric's sum")
+    return sums
 
 
 def _sum(data: bytes, name: str) -> str:
