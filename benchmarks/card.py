@@ -94,7 +94,7 @@ def card(
         "## Known failures",
         told,
         "## Clips",
-        "All of it is the model's own output, by the seed of its recipe; the first ones, not chosen.",
+        "All of it is the model's own output, drawn once by the seed of its recipe; clips of val are evenly spread.",
         *(f"- [{take.what}]({CLIPS}/{take.file})" for take in takes),
     ]
     (folder / CARD).write_text("\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n", encoding="utf-8")
