@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import struct
 import warnings
@@ -18,11 +19,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import trainings
 import valid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from wavevq import pixels, voices
 from wavevq.audio import read
@@ -321,6 +324,39 @@ def test_a_header_of_safetensors_is_told_in_one_line(tmp_path: Path) -> None:
             opened(path)
         one_line(caught.value)
         assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("optimizer", "0.exp_avg", torch.zeros(1)),  # the step after it failed, or went beyond the memory
+        ("optimizer", "0.step", torch.zeros(2)),
+        ("optimizer", "0.exp_avg_sq", torch.tensor(torch.nan)),
+        ("optimizer", "0.exp_avg_sq", None),  # KeyError
+        ("optimizer", "999.step", torch.zeros(())),
+        ("optimizer", "x", torch.zeros(())),  # ValueError
+        ("meter", "nll", torch.zeros(2)),  # RuntimeError, at the next line of the log
+        ("meter", "\x1b[31m", torch.zeros(())),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_a_step_cannot_go_on_from_is_refused(
+    files: Path, tmp_path: Path, name: str, key: str, value: torch.Tensor | None
+) -> None:
+    place = tmp_path / "step-00000001"
+    shutil.copytree(files / "resumed" / place.name, place)
+    state = trainings.tiny_state(parse_recipe(trainings.RECIPE, "valid"))
+    state.load(place)
+    path = place / f"{name}.safetensors"
+    tensors = load_file(path)
+    if value is None:
+        del tensors[key]
+    else:
+        tensors[key] = value.expand(tensors[key].shape).contiguous() if value.isnan().any() else value
+    save_file(tensors, path)
+    trainings.seal(place)
+    with pytest.raises(WavevqError, match=rf"{name}\.safetensors: ") as caught:
+        state.load(place)
+    assert "\x1b" not in str(caught.value)
 
 
 # --- corpora with broken members ----------------------------------------------------------------------------
