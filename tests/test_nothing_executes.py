@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import pairwise
@@ -48,6 +49,9 @@ def payloads(marker: Path) -> Iterator[bytes]:
     """Files that make a folder where they are unpickled, whatever reads them so."""
     for protocol in (0, 2, 5):
         yield pickle.dumps(Harmful(marker), protocol)
+    # As Python 2 wrote it, with nothing but what CIFAR-10's files are made of: what is named alone tells it from them.
+    path = os.fsencode(marker)
+    yield b"\x80\x02cos\nmkdir\n(T" + struct.pack("<I", len(path)) + path + b"tR."
     array, checkpoint = io.BytesIO(), io.BytesIO()
     np.save(array, np.array([Harmful(marker)], object), allow_pickle=True)
     torch.save({"weights": Harmful(marker)}, checkpoint)
@@ -74,7 +78,7 @@ def refused(*words: object) -> str:
 
 def test_the_payloads_are_armed(tmp_path: Path) -> None:
     every = list(payloads(tmp_path / "marker"))
-    loads: list[Callable[[bytes], Any]] = [pickle.loads] * 3
+    loads: list[Callable[[bytes], Any]] = [pickle.loads] * 4
     loads.append(lambda data: np.load(io.BytesIO(data), allow_pickle=True))
     loads.append(lambda data: torch.load(io.BytesIO(data), weights_only=False))
     loads.append(lambda data: yaml.unsafe_load(data))
