@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import struct
 import warnings
@@ -18,11 +19,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import trainings
 import valid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from wavevq import pixels, voices
 from wavevq.audio import read
@@ -323,6 +326,39 @@ def test_a_header_of_safetensors_is_told_in_one_line(tmp_path: Path) -> None:
         assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("optimizer", "0.exp_avg", torch.zeros(1)),  # the step after it failed, or went beyond the memory
+        ("optimizer", "0.step", torch.zeros(2)),
+        ("optimizer", "0.exp_avg_sq", torch.tensor(torch.nan)),
+        ("optimizer", "0.exp_avg_sq", None),  # KeyError
+        ("optimizer", "999.step", torch.zeros(())),
+        ("optimizer", "x", torch.zeros(())),  # ValueError
+        ("meter", "nll", torch.zeros(2)),  # RuntimeError, at the next line of the log
+        ("meter", "\x1b[31m", torch.zeros(())),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_a_step_cannot_go_on_from_is_refused(
+    files: Path, tmp_path: Path, name: str, key: str, value: torch.Tensor | None
+) -> None:
+    place = tmp_path / "step-00000001"
+    shutil.copytree(files / "resumed" / place.name, place)
+    state = trainings.tiny_state(parse_recipe(trainings.RECIPE, "valid"))
+    state.load(place)
+    path = place / f"{name}.safetensors"
+    tensors = load_file(path)
+    if value is None:
+        del tensors[key]
+    else:
+        tensors[key] = value.expand(tensors[key].shape).contiguous() if value.isnan().any() else value
+    save_file(tensors, path)
+    trainings.seal(place)
+    with pytest.raises(WavevqError, match=rf"{name}\.safetensors: ") as caught:
+        state.load(place)
+    assert "\x1b" not in str(caught.value)
+
+
 # --- corpora with broken members ----------------------------------------------------------------------------
 
 
@@ -359,6 +395,22 @@ def test_a_corpus_with_broken_recordings_is_prepared_without_them(tmp_path: Path
         line for line in result.stderr.splitlines() if "none of 110 recordings can be trained on; the first" in line
     ]
     assert not (tmp_path / "run").exists()
+
+
+def test_names_that_no_file_can_have_are_missing_or_refused_in_a_line(files: Path, tmp_path: Path, cache: Path) -> None:
+    """pathlib raises for them: in a corpus's list, beside a recording of the longest name, and on the command line."""
+    top = tmp_path / "corpus"
+    valid.corpus(top.mkdir() or top)
+    (top / "ann" / "0.wav").rename(top / "ann" / f"{'y' * 251}.wav")  # of its alignment, no file can have the name
+    named = "y" * 251, "0", "x" * 5000, "x/" * 3000 + "1"
+    (top / "train.txt").write_text("".join(f"ann/{one}.wav\n" for one in named).replace("ann/0", "bob/0"))
+    listing = corpora.folder(top, 0.3, 0)
+    assert ([len(listing.clips), listing.missing], listing.clips[0].phones) == ([4, 2], None)
+    for words in (["info", "x" * 5000], ["encode", "x" * 5000, "o.npy", "--run", str(files / "run")]):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 2
+        (line,) = result.output.splitlines()
+        assert line.startswith("wavevq: x")
 
 
 def test_a_corpus_with_broken_images_is_prepared_without_them(tmp_path: Path, cache: Path) -> None:

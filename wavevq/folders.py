@@ -1,4 +1,4 @@
-"""Folders gone through."""
+"""Folders gone through, and whether there is a file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def walk(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
                 kept.append(name)
         folders[:] = kept
         yield Path(parent), sorted(files)
+
+
+def is_file(path: Path) -> bool:
+    """Also of a name that no file can have, such as one that is too long, for which pathlib's raises."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _identity(path: Path) -> tuple[int, int]:

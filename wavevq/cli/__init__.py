@@ -12,7 +12,7 @@ import click
 from wavevq import __version__
 from wavevq.cli import measures, speech, training
 from wavevq.cli.options import INTERRUPTED, MISTAKE
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 
 
 class Commands(click.Group):
@@ -29,6 +29,11 @@ class Commands(click.Group):
         except WavevqError as error:
             for line in error.args:
                 click.echo(f"wavevq: {line}", err=True)
+            ctx.exit(MISTAKE)
+        except OSError as error:  # of a file: it may not be read, its name is too long, its disk is gone
+            if error.filename is None:
+                raise
+            click.echo(f"wavevq: {escaped(str(error.filename))}: {(error.strerror or str(error)).lower()}", err=True)
             ctx.exit(MISTAKE)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

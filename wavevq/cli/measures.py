@@ -10,6 +10,7 @@ import click
 
 from wavevq.cli import images, options, video
 from wavevq.errors import WavevqError
+from wavevq.folders import is_file
 
 if TYPE_CHECKING:
     from wavevq.image_run import ImageRun
@@ -93,7 +94,7 @@ def info(what: str | None, run: str | None) -> None:
     from wavevq import about
     from wavevq.jobs import CODES, PACKED
 
-    file = what is not None and (what == "-" or Path(what).is_file())
+    file = what is not None and (what == "-" or is_file(Path(what)))
     suffix = Path(what or "").suffix.lower()
     if what is not None and not file and suffix in (CODES, PACKED):
         raise WavevqError(f"{what}: there is no such file")

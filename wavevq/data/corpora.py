@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wavevq.errors import WavevqError
-from wavevq.folders import walk
+from wavevq.folders import is_file, walk
 from wavevq.plain import is_name
 
 Split = Literal["train", "val", "val_unseen", "test"]  # the last: a corpus's own, of images
@@ -206,7 +206,7 @@ def utterance(stem: str) -> str:
 def transcript(path: Path) -> str | None:
     """What is said in a recording of a corpus laid out like VCTK, where it has ``txt/<speaker>/<utterance>.txt``."""
     found = path.parents[2] / "txt" / path.parent.name / f"{utterance(path.stem)}.txt"
-    return " ".join(found.read_text("utf-8", errors="replace").split()) if found.is_file() else None
+    return " ".join(found.read_text("utf-8", errors="replace").split()) if is_file(found) else None
 
 
 # --- what they share ----------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def _listing(
             if listed.setdefault(path, split) != split:
                 raise WavevqError(f"{place / split}.txt: {line} stands in {listed[path]}.txt too")
     if "train" in lists:  # what no list names is left out
-        splits = {path: split for path, split in listed.items() if path.is_file()}
+        splits = {path: split for path, split in listed.items() if is_file(path)}
         missing = len(listed) - len(splits)
     else:
         splits = {path: listed.get(path, "val_unseen" if path in unseen else "train") for path in found}
@@ -337,7 +337,7 @@ def _parent(path: Path) -> str:
 
 def _phones(path: Path) -> Path | None:
     """The alignment that lies beside a recording and has its name, if any."""
-    return next((found for suffix in ALIGNED if (found := path.with_name(path.stem + suffix)).is_file()), None)
+    return next((found for suffix in ALIGNED if is_file(found := path.with_name(path.stem + suffix))), None)
 
 
 def _lines(path: Path) -> list[str]:
