@@ -1,11 +1,11 @@
 """What each choice is worth, on the embedded corpus: python benchmarks/ablations.py beta (or another table).
 
 Every cell is recipes/demo.yaml with fewer steps and one thing changed. beta: weight of the commitment loss beside the
-paper's codebook loss; the paper saw no difference from 0.1 to 2.0 (section 3.2); beta_muon: again, with the last latents
-of the last table. codebook: that loss against moving averages. revival: with dead codes moved and without. jitter: chance that a
-latent is replaced by its neighbour's. input: raw waveform, log-mel or MFCC, each at 125 codes a second. latents: the
-encoder's matrices by Muon instead of Adam, each latent vector normalised by itself instead of each dimension by past
-steps, and both.
+paper's codebook loss; the paper saw no difference from 0.1 to 2.0 (section 3.2). codebook: that loss against moving
+averages. revival: with dead codes moved and without. jitter: chance that a latent is replaced by its neighbour's.
+input: raw waveform, log-mel or MFCC, each at 125 codes a second. latents: the encoder's matrices by Muon instead of
+Adam, each latent vector normalised by itself instead of each dimension by past steps, and both. beta_muon: beta again,
+with both.
 """
 
 from __future__ import annotations
