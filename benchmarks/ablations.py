@@ -4,7 +4,8 @@ Every cell is recipes/demo.yaml with fewer steps and one thing changed. beta: we
 paper's codebook loss; the paper saw no difference from 0.1 to 2.0 (section 3.2). codebook: that loss against moving
 averages. revival: with dead codes moved and without. jitter: chance that a latent is replaced by its neighbour's.
 input: raw waveform, log-mel or MFCC, each at 125 codes a second. latents: the encoder's matrices by Muon instead of
-Adam, each latent vector normalised by itself instead of each dimension by past steps, and both.
+Adam, each latent vector normalised by itself instead of each dimension by past steps, and both. beta_muon: beta again,
+with both.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ def cell(name: str, *overrides: str) -> Cell:
     return Cell(name, (STEPS, *overrides))
 
 
-def codebook_loss(name: str, beta: float = 0.25, revive_after: int = 100) -> Cell:
-    """With the paper's quantizer; otherwise as in the recipe."""
+MUON = "train.optimizer=muon"
+LAYER = "model.encoder.norm=layer", "model.bottleneck.dim=8"  # a vector of D has D - 2 dimensions left
+
+
+def codebook_loss(name: str, *more: str, beta: float = 0.25, revive_after: int = 100) -> Cell:
+    """With the paper's quantizer; otherwise as in the recipe, but for what ``more`` overrides."""
     section = f"{{kind: vq, codes: 128, dim: 64, beta: {beta}, revive_after: {revive_after}}}"
-    return cell(name, f"model.bottleneck={section}")
+    return cell(name, f"model.bottleneck={section}", *more)
 
 
 def spectral(kind: str, bands: int) -> Cell:
@@ -31,14 +36,16 @@ def spectral(kind: str, bands: int) -> Cell:
 
 
 RECIPE = cell("ema")
-MUON = "train.optimizer=muon"
-LAYER = "model.encoder.norm=layer", "model.bottleneck.dim=8"  # a vector of D has D - 2 dimensions left
 GRADIENT = codebook_loss("vq")
 TABLES = {
     "beta": [
-        codebook_loss("vq beta 0.1", 0.1),
+        codebook_loss("vq beta 0.1", beta=0.1),
         GRADIENT,  # 0.25
-        *(codebook_loss(f"vq beta {beta}", beta) for beta in (0.5, 1.0, 2.0)),
+        *(codebook_loss(f"vq beta {beta}", beta=beta) for beta in (0.5, 1.0, 2.0)),
+    ],
+    "beta_muon": [
+        codebook_loss(f"vq beta {beta}, muon, layer norm, D 8", MUON, *LAYER, beta=beta)
+        for beta in (0.1, 0.25, 0.5, 1.0, 2.0)
     ],
     "codebook": [GRADIENT, RECIPE],
     "revival": [

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -76,8 +77,9 @@ def shares(folder: Path, checkpoint: Path, sets: tuple[str, ...]) -> dict[str, f
     with tempfile.TemporaryDirectory() as place:
         alone = Path(place) / checkpoint.name
         (alone / CHECKPOINTS).mkdir(parents=True)
-        for name in (RECIPE, SPEAKERS, f"{CHECKPOINTS}/{checkpoint.name}"):
-            (alone / name).symlink_to((folder / name).resolve())
+        for name in (RECIPE, SPEAKERS):
+            shutil.copy(folder / name, alone / name)
+        shutil.copytree(checkpoint, alone / CHECKPOINTS / checkpoint.name)  # no link may lead out of a run folder
         run = replace(load_run(alone, "cpu"), prior=None)
         record = evaluate(run, list(dict.fromkeys(metric for metric, _ in SHARES.values())), alone, sets, Console())
     figures = {(section.metric, one.name): one.value for section in record.sections for one in section.figures}

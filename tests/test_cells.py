@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sounds
 import yaml
+from rich.console import Console
 
-from wavevq import pixels
-from wavevq.recipe import Cifar10, Folder
+from wavevq import evaluation, experiment, pixels
+from wavevq.errors import WavevqError
+from wavevq.recipe import Cifar10, Folder, load_recipe
+from wavevq.run import load_run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -224,6 +229,28 @@ def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> No
     assert plan.arrival(curve[::-1]) == plan.arrival(curve)
     assert plan.arrival([(1000, 0.5), (2000, 0.4)]) is None
     assert plan.arrival(curve[:1]) is None
+
+
+def test_every_checkpoint_is_judged(cells: Any, place: Path) -> None:
+    """The newest as the whole run is."""
+    curve = __import__("curve").curve
+    sounds.spoken_corpus(place / "spoken")
+    tree = yaml.safe_load((place / "tiny.yaml").read_text())
+    tree["data"] = {"kind": "fsdd", "root": str(place / "spoken"), "rate": sounds.RATE}
+    tree["train"] |= {"steps": 4, "save_every": 2}
+    tree["evaluation"]["judged"] = 9
+    (place / "spoken.yaml").write_text(yaml.safe_dump(tree))
+    run, quiet = place / "run", Console(quiet=True)
+    experiment.train(load_recipe(place / "spoken.yaml"), run, False, quiet)
+    rows = curve(run, ())["rows"]
+    assert [row["step"] for row in rows] == [2, 4]
+    judged = evaluation.evaluate(load_run(run), ["content", "speaker"], place / "judged", (), quiet)
+    figures = {one.name: one.value for section in judged.sections for one in section.figures}
+    assert rows[-1]["words_conversion"] == figures["words, conversion"]
+    assert rows[-1]["target_conversion"] == figures["target, conversion"]
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(WavevqError, match="holds no checkpoint yet"):
+        curve(run, ())
 
 
 def test_a_minute_of_the_new_speaker_and_the_others(cells: Any) -> None:
