@@ -99,19 +99,9 @@ def joined() -> Iterator[None]:
 def as_group() -> Iterator[None]:
     """The work of a process group, which ends with it: its threads, left to the interpreter's end, may abort that.
 
-    A rank that ends breaks the others' connection to it: one line of theirs, in place of the backend's traceback.
-    Raises WavevqError.
+    Not where its end would wait for what is pending: after a KeyboardInterrupt, and where another rank has ended, which
+    breaks the connections to it: one line then, in place of the backend's traceback. Raises WavevqError.
     """
-    try:
-        with _told_of_the_lost():
-            yield
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _told_of_the_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -120,3 +110,12 @@ def _told_of_the_lost() -> Iterator[None]:
                 f"process {rank()} of {world_size()}: stopped, for another has ended (what it said last tells why)"
             ) from None
         raise
+    except Exception:
+        _end_group()
+        raise
+    _end_group()
+
+
+def _end_group() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
