@@ -14,6 +14,7 @@ anything is lost.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -285,9 +286,20 @@ def disk(folder: Path) -> Iterator[Path]:
 
 def fill(path: Path, rest: int) -> None:
     """Takes all the room of a file system but ``rest`` bytes."""
-    there = os.statvfs(path.parent)
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, there.f_bavail * there.f_frsize - rest))
+        while (room := free(path.parent) - rest) > 0:
+            try:
+                os.posix_fallocate(file.fileno(), 0, room)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:  # the training was quicker, and has taken some
+                    raise
+            else:
+                break
+
+
+def free(folder: Path) -> int:
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize
 
 
 # --- the tables ---------------------------------------------------------------------------------------------
