@@ -27,6 +27,8 @@ from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
 from wavevq.recipe import Prior, Recipe
+from wavevq.recipe.data import is_place
+from wavevq.recipe.trained import refuse_shipped
 from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
@@ -46,9 +48,8 @@ from wavevq.train.loop import fit
 from wavevq.train.state import AVERAGE, checkpoints
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
+# Of the corpora their places, too (PLACES).
 MAY_CHANGE: set[tuple[str, ...]] = {
-    ("data", "root"),
-    ("data", "alignments"),
     ("data", "run"),  # it is known by its weights
     ("train", "log_every"),
     ("train", "validate_every"),
@@ -179,6 +180,7 @@ def joint(recipe: Recipe) -> bool:
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
     """Raises WavevqError for a folder that this training must not write to."""
+    refuse_shipped(folder)
     if stage == "prior":
         if not (folder / SUMMARY).exists():
             raise WavevqError(f"{folder}: has no finished VQ-VAE; train that first, or name the run with --run")
@@ -251,7 +253,10 @@ def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
     lines = [
         f"{folder}: was begun with {'.'.join(path)} = {old!r}, the recipe now has {new!r}"
         for path, old, new in differing
-        if path not in MAY_CHANGE and path[:1] not in MAY_CHANGE and (begun or path[0] != "prior")
+        if path not in MAY_CHANGE
+        and path[:1] not in MAY_CHANGE
+        and not is_place(".".join(path))
+        and (begun or path[0] != "prior")
     ]
     if lines:
         raise WavevqError(*lines)
@@ -268,9 +273,15 @@ def write_summary(folder: Path) -> None:
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], at: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for key in sorted({*a, *b}):
-        old, new = a.get(key), b.get(key)
+        old, new = _numbered(a.get(key)), _numbered(b.get(key))
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, (*at, key))
         elif old != new:
             found.append(((*at, key), old, new))
     return found
+
+
+def _numbered(value: Any) -> Any:
+    """A list of sections as a section of them, each under its number; any other value itself."""
+    sections = isinstance(value, list) and any(isinstance(one, dict) for one in value)
+    return {str(number): one for number, one in enumerate(value)} if sections else value
