@@ -538,6 +538,31 @@ def test_run_folders_that_are_refused(here: Path, name: str) -> None:
     assert line.startswith("in.wav/run: cannot be made (")
 
 
+def test_joined_corpora_may_move(here: Path) -> None:
+    """A run is resumed and measured where each of its parts, and the phones of one, lie elsewhere by then."""
+    tree = yaml.safe_load(Path("tiny.yaml").read_text())
+    parts = [{"kind": "folder", "root": f"parts/{name}"} for name in ("ann", "bob")]
+    tree["data"] = {"kind": "joined", "rate": 8000, "held_out": 0.4, "of": parts}
+    Path("both.yaml").write_text(yaml.safe_dump({**tree, "prior": None}))
+    for name in ("ann", "bob"):
+        shutil.copytree(f"corpus/{name}", f"parts/{name}/{name}")
+    words = "train", "both.yaml", "--run", "both", "--set", "train.steps=2"
+    good(*words)
+    Path("parts/ann").rename("moved")
+    Path("aligned").mkdir()
+    for path in Path("moved/ann").glob("*.wav"):
+        Path("aligned", f"{path.stem}.ctm").write_text(f"{path.stem} A 0.00 0.02 AA\n{path.stem} A 0.02 0.02 M\n")
+    places = "--set", "data.of.0.root=moved", "--set", "data.of.0.alignments=aligned"
+    shutil.copytree("both", "again")
+    assert refused(*words, "--resume") == ["data.root: there is no folder parts/ann"]
+    good(*words, "--resume", *places)
+    [line] = refused(*words, "--resume", *places, "--set", "data.of.0.kind=fsdd")
+    assert line == "both: was begun with data.of.0.kind = 'folder', the recipe now has 'fsdd'"
+    good("evaluate", "--run", "again", "--only", "codebook", *places)
+    told = json.loads(Path("again/evaluation/evaluation.json").read_text())["command"]
+    assert told.endswith("--set data.of.0.root=PATH --set data.of.0.alignments=PATH")
+
+
 def test_overrides_and_the_folder_named(here: Path) -> None:
     sets = "--set", "train.steps=1", "--set", "data.held_out=0.3", "--set", "evaluation.sampled=0"
     words = "train", "tiny.yaml", "--stage", "vqvae", "--run", "new/one", *sets

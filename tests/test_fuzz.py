@@ -43,8 +43,8 @@ from wavevq.train.state import read_tensors
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Of each reader, by how long one takes: some 400 in all.
 CASES = {
-    **{"audio": 40, "codes": 80, "packed": 20, "recipes": 15, "run": 8, "image run": 4, "video run": 6},
-    **{"enrolled": 50, "pictures": 40, "resumed": 30},
+    **{"audio": 40, "codes": 80, "packed": 20, "recipes": 15, "run": 8, "transformer run": 6},
+    **{"image run": 4, "coded run": 4, "video run": 6, "speakers": 12, "enrolled": 50, "pictures": 40, "resumed": 30},
     **{"alignments": 60, "corpus": 5, "classes": 3, "strips": 5, "official": 20, "stored": 20, "stored images": 10},
     **{"encoded": 20, "evaluations": 10},
 }
@@ -333,6 +333,8 @@ def test_a_header_of_safetensors_is_told_in_one_line(tmp_path: Path) -> None:
         ("optimizer", "0.step", torch.zeros(2)),
         ("optimizer", "0.exp_avg_sq", torch.tensor(torch.nan)),
         ("optimizer", "0.exp_avg_sq", None),  # KeyError
+        ("optimizer", "0.exp_avg_sq", torch.tensor(-1e-9)),  # whose root is NaN
+        ("optimizer", "0.step", torch.tensor(-1.0)),  # a division by zero
         ("optimizer", "999.step", torch.zeros(())),
         ("optimizer", "x", torch.zeros(())),  # ValueError
         ("optimizer", "0.step", torch.zeros((), dtype=torch.float8_e4m3fn)),  # NotImplementedError

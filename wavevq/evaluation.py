@@ -48,7 +48,7 @@ from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 from wavevq.video_run import VideoRun
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
-# What --set may change: nothing that the trained model depends on.
+# What --set may change beside PLACES: nothing that the trained model depends on.
 IN_TRAINING = {"clips", "sampled", "sampled_seconds"}  # of the recipe's evaluation: what only a training looks at
 OPTIONS = tuple(f"evaluation.{key}" for key in Evaluation.model_fields if key not in IN_TRAINING)
 
@@ -343,7 +343,8 @@ def page(record: Record, findings: Sequence[Findings], path: Path, items: str) -
     else:
         measured = f"{record.clips} {items} {of}, {record.speakers} classes. K = {record.codes}"
     report.text(
-        f"{measured}. {trained}. wavevq {record.wavevq}, {record.date}, seed {record.seed}, temperature {record.temperature:g}.\n\n{record.command}"
+        f"{measured}. {trained}. wavevq {record.wavevq}, {record.date}. Drawn by seed {record.seed} at temperature "
+        f"{record.temperature:g}.\n\n{record.command}"
     )
     for section, found in zip(record.sections, findings, strict=True):
         report.heading(section.title)
