@@ -229,6 +229,9 @@ def test_sampled_versions_are_drawn_once_and_as_the_run_draws_them(run: Run) -> 
             alone = run.decode_batch([codes], [voice], seed=run.recipe.seed, temperature=0.5, streams=[one.place])[0]
             np.testing.assert_array_equal(audio, alone[: len(one.samples)])
     assert subject.judged == 3
+    cold, warm = (run.sample_codes(["bob"] * 9, 30, seed=run.recipe.seed, temperature=one) for one in (0.5, 1.0))
+    drawn = [one.tolist() for one in subject.compose(["bob"] * 9, 30)]  # the prior's codes, too
+    assert drawn == [one.tolist() for one in cold] != [one.tolist() for one in warm]
     assert [take.kind for take in subject.takes(0)] == ["original", "sampled", "sampled", "sampled"]
 
 

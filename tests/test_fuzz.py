@@ -261,7 +261,7 @@ def test_audio_that_once_crashed(data: bytes, reason: str) -> None:
 
 
 def test_a_header_that_claims_gigabytes_takes_none(fuzz: Any, tmp_path: Path) -> None:
-    """Of audio, images and codes; what is there is read, or it is refused."""
+    """Of audio, images, codes and weights; what is there is read, or it is refused."""
     flac = io.BytesIO()
     soundfile.write(flac, valid.hum(), 8000, format="FLAC")
     claims = bytearray(flac.getvalue())
@@ -270,7 +270,12 @@ def test_a_header_that_claims_gigabytes_takes_none(fuzz: Any, tmp_path: Path) ->
     Image.fromarray(valid.noise(1, 8)[0]).save(image, "png")
     header = b"IHDR" + struct.pack(">II", 13_000, 13_000) + image.getvalue()[24:29]
     png = image.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + image.getvalue()[33:]
+    head = b'{"embedding": {"dtype": "F32", "shape": [1073741824], "data_offsets": [0, 4294967296]}}'
+    weights = len(head).to_bytes(8, "little") + head + bytes(20)
     for name, data, opened in (
+        ("a.safetensors", weights, lambda folder, path: voices.load(path)),
+        ("b.safetensors", (2**32).to_bytes(8, "little") + head, lambda folder, path: load_codes(path, 1, 40)),
+        ("c.safetensors", weights, lambda folder, path: read_tensors(path, torch.nn.Linear(1, 1))),
         ("a.wav", wav(8000, valid.hum(), 2**32 - 8), lambda folder, path: read(path)),
         ("a.flac", bytes(claims), lambda folder, path: read(path)),
         ("a.png", png, lambda folder, path: pixels.read(path)),

@@ -119,6 +119,10 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             "prior={network: {kind: wavenet, layers: 20, cycle: 20, kernel: 3}, steps: 1}",
             "prior.network: layers 20, cycle 20 and kernel 3 see 2,097,151 positions; at most 1,048,576 are allowed",
         ),
+        (
+            "model.encoder.residual_blocks=1001",
+            "model.encoder.residual_blocks: 1001 is not allowed: Input should be less",
+        ),
         ("data.of.0.root=x", "data.of: unknown key; allowed are rate, trim_db"),
         ("seed=-1", "seed: -1 is not allowed"),
         ("seed.x.y=1", "--set seed.x.y=1: seed is a value, not a section"),
