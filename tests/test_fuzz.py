@@ -268,8 +268,11 @@ def test_a_header_that_claims_gigabytes_takes_none(fuzz: Any, tmp_path: Path) ->
     claims[21:26] = bytes([claims[21] | 0x0F, 255, 255, 255, 255])  # 2**36 - 1 samples
     image = io.BytesIO()
     Image.fromarray(valid.noise(1, 8)[0]).save(image, "png")
-    header = b"IHDR" + struct.pack(">II", 13_000, 13_000) + image.getvalue()[24:29]
-    png = image.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + image.getvalue()[33:]
+
+    def png(side: int) -> bytes:
+        header = b"IHDR" + struct.pack(">II", side, side) + image.getvalue()[24:29]
+        return image.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + image.getvalue()[33:]
+
     head = b'{"embedding": {"dtype": "F32", "shape": [1073741824], "data_offsets": [0, 4294967296]}}'
     weights = len(head).to_bytes(8, "little") + head + bytes(20)
     for name, data, opened in (
@@ -278,7 +281,8 @@ def test_a_header_that_claims_gigabytes_takes_none(fuzz: Any, tmp_path: Path) ->
         ("c.safetensors", weights, lambda folder, path: read_tensors(path, torch.nn.Linear(1, 1))),
         ("a.wav", wav(8000, valid.hum(), 2**32 - 8), lambda folder, path: read(path)),
         ("a.flac", bytes(claims), lambda folder, path: read(path)),
-        ("a.png", png, lambda folder, path: pixels.read(path)),
+        ("a.png", png(13_000), lambda folder, path: pixels.read(path)),
+        ("b.png", png(7_000), lambda folder, path: pixels.read(path)),  # which Pillow would make, and not warn of
         (
             "a.npy",
             npy("{'descr': '<i8', 'fortran_order': False, 'shape': (536870912,)}"),
