@@ -249,17 +249,17 @@ def readers(valid: Path) -> dict[str, Opened]:
         wvq.decode(one, packer.prior, run.speaker(one.header.speaker), str(path))
 
     def a_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_run(folder, "cpu", "reference")
         loaded.check_codes(loaded.encode(hum))
 
     def an_image_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_image_run(folder, "cpu", "reference")
         loaded.decode(loaded.encode(pixels.read(valid / "pictures" / "a.png", loaded.size)))
 
     def a_video_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_video_run(folder, "cpu", "reference")
         corpus = build_corpus(loaded.recipe)
         assert isinstance(corpus, Shapes)
