@@ -50,6 +50,7 @@ from wavevq.experiment import locked, train
 from wavevq.recipe import load_recipe
 from wavevq.run import load_model
 from wavevq.run_folder import newest_checkpoint, read_recipe
+from wavevq.train.loop import Interrupted
 
 TRAIN = "train", "tiny.yaml", "--run"
 LOST = "wavevq: process {} of 2: stopped, for another has ended (what it said last tells why)"
@@ -280,17 +281,31 @@ def test_a_rank_that_dies_ends_the_others(place: Path) -> None:
     assert max((place / "torn" / "checkpoints").glob("step-*")).name == "step-00000004"
 
 
+@pytest.mark.parametrize("ended", ["done", "stopped", "nan"])
 @pytest.mark.parametrize("place", ["ema"], indirect=True)
-def test_no_thread_outlives_the_training(place: Path) -> None:
-    """One that does may abort the interpreter at its end, and a training that is done would end in an error."""
-    assert finish(start(_threads_left, str(place), ranks=2)) == [0, 0]
+def test_no_thread_outlives_the_training(place: Path, ended: str) -> None:
+    """One that does may abort the interpreter at its end, and a training that is done would end in an error.
+
+    Nor one in which an error ends, while that is still held: what it holds would end the group when it is let go, with
+    the interpreter locked, and may wait for ever for a thread that waits for the interpreter.
+    """
+    assert finish(start(_threads_left, str(place), ended, ranks=2)) == [0, 0]
     for rank in range(2):
         assert not [name for name in (place / f"threads{rank}").read_text().split() if "gloo" in name]
 
 
-def _threads_left(place: str) -> None:
+def _threads_left(place: str, ended: str) -> None:
     os.chdir(place)
-    train(load_recipe("tiny.yaml", ("train.steps=4",)), Path("left"), False, Console(quiet=True))
+    if ended == "stopped":
+        before_step(2, signal.SIGTERM)()
+    elif ended == "nan":
+        holding_nan(2)
+    held = []
+    try:
+        train(load_recipe("tiny.yaml", ("train.steps=4",)), Path(f"left-{ended}"), False, Console(quiet=True))
+    except (Interrupted, WavevqError) as error:
+        held.append(error)
+    assert [type(error) for error in held] == {"done": [], "stopped": [Interrupted], "nan": [WavevqError]}[ended]
     left = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
     Path(f"threads{os.environ['RANK']}").write_text("".join(left))
 

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from wavevq import doctor
-from wavevq.cli import main
+from wavevq.cli import main, options
 from wavevq.sampling import Precision, gpu
 
 
@@ -81,6 +81,14 @@ def test_a_sampler_that_cannot_run_fails_in_a_line(monkeypatch: pytest.MonkeyPat
     checks = {one.name: one for one in doctor.examined().checks}
     assert (checks["cpu"].passed, checks["cpu"].said) == (False, "RuntimeError: no locator available")
     assert checks["reference"].passed
+
+
+def test_a_line_to_install_a_package_is_shown_as_it_is_typed() -> None:
+    said = "not installed: pip install 'wavevq[eval]'"
+    console = options.console(stderr=False)
+    with console.capture() as shown:
+        console.print(doctor._table("packages", {"resemblyzer": said}))
+    assert said in shown.get()
 
 
 def test_without_triton_there_is_no_gpu_to_be_tested(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,8 @@ def test_a_shipped_run_is_found_by_its_name_and_a_run_of_ones_own_comes_first(mo
             find_run(name)
     assert is_shipped(models / "digits")
     assert not is_shipped(Path("digits"))
+    Path("link").symlink_to(models / "digits")
+    assert is_shipped(Path("link"))
 
 
 def test_without_a_run_the_shipped_voices_are_taken(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -42,6 +43,8 @@ from wavevq.run_folder import first_run, newest_checkpoint, read_speakers, train
 from wavevq.train.state import AVERAGE, read_tensors, verify
 from wavevq.vimco import VimcoVae
 from wavevq.vqvae import VqVae
+
+M = TypeVar("M", bound=nn.Module)
 
 COLOURS = 3  # of an image
 
@@ -165,12 +168,21 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
 
 def trained_model(folder: Path, recipe: r.Recipe, labels: int) -> VqVae:
     """The model of a run with its newest averaged weights, of as many labels. Raises WavevqError where it has none."""
-    newest = newest_checkpoint(folder)
-    verify(newest, AVERAGE)
-    weights = read_tensors(newest / AVERAGE, shape_model(recipe, labels, str(folder)))
-    model = build_model(recipe, labels)  # not before the recipe is known to fit
-    model.load_state_dict(weights)
-    return model
+    return with_average(lambda: build_model(recipe, labels), newest_checkpoint(folder), folder)
+
+
+def with_average(build: Callable[[], M], checkpoint: Path, folder: Path) -> M:
+    """What ``build`` builds, with a checkpoint's averaged weights.
+
+    Not before the recipe of its run's folder is known to fit them. Raises WavevqError where it does not.
+    """
+    verify(checkpoint, AVERAGE)
+    with weightless(str(folder)):
+        expected = build()
+    weights = read_tensors(checkpoint / AVERAGE, expected)
+    made = build()
+    made.load_state_dict(weights)
+    return made
 
 
 def values_of(data: r.Data) -> Values:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +23,7 @@ PATIENCE = timedelta(days=7)  # for what one process does while the others wait,
 
 def world_size() -> int:
     """Number of ranks, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _grouped() else 1
 
 
 def rank() -> int:
@@ -100,22 +102,38 @@ def as_group() -> Iterator[None]:
     """The work of a process group, which ends with it: its threads, left to the interpreter's end, may abort that.
 
     Not where its end would wait for what is pending: after a KeyboardInterrupt, and where another rank has ended, which
-    breaks the connections to it: one line then, in place of the backend's traceback. Raises WavevqError.
+    breaks the connections to it: one line then, in place of the backend's traceback. Raises WavevqError. A command then
+    ends by ``leave``.
     """
     try:
         yield
-    except RuntimeError as error:
-        if world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+    except Exception as error:  # whatever the work raises: the group is ended before it goes on its way
+        told = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+        if told and world_size() > 1:
             raise WavevqError(
                 f"process {rank()} of {world_size()}: stopped, for another has ended (what it said last tells why)"
             ) from None
-        raise
-    except Exception:
+        if world_size() > 1:
+            # DDP, which an error's frames hold, must not outlive the group: it would end it with the interpreter locked
+            # and wait for a thread of gloo that waits for the interpreter, to let go of its last tensor.
+            clear_frames(error.__traceback__)
         _end_group()
         raise
     _end_group()
 
 
+def leave(code: int) -> None:
+    """End this process with an exit code where it is in a group still, whose threads nothing may wait for."""
+    if _grouped():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def _end_group() -> None:
-    if dist.is_available() and dist.is_initialized():
+    if _grouped():
         dist.destroy_process_group()
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -26,8 +26,8 @@ import soxr
 import torch
 from llvmlite.binding import get_host_cpu_name
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from wavevq import __version__
 from wavevq.contracts import GridSampler, Sampler
@@ -89,7 +89,7 @@ def doctor(console: Console, as_json: bool) -> bool:
 def _table(title: str, told: dict[str, str]) -> Table:
     table = listing(title)
     for name, said in told.items():
-        table.add_row(name, escape(said))  # [eval] is no markup
+        table.add_row(name, Text(said))  # [eval] is no markup
     return table
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wavevq import voices
 from wavevq.audio import Heard, Signal, Sound, cut
-from wavevq.build import build_prior, trained_model, weightless
+from wavevq.build import build_prior, trained_model, with_average
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
 from wavevq.decoders import of_speech
@@ -37,7 +37,7 @@ from wavevq.sampling import Backend, Precision, choose
 from wavevq.sampling.guidance import Guided
 from wavevq.sampling.reference import OneByOne, Reference
 from wavevq.sampling.transformer import Cached
-from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state, read_tensors, verify
+from wavevq.train.state import checkpoints, fingerprint, read_state
 from wavevq.vqvae import VqVae
 
 CODES_AT_ONCE = 4096  # whose vectors are looked up together, of clips of any length
@@ -385,13 +385,8 @@ def load_prior(folder: Path, recipe: Recipe, labels: int) -> Prior | None:
     if recipe.prior is None or not found:
         return None
     refuse_stale(folder / PRIOR, folder)
-    verify(found[-1], AVERAGE)
-    with weightless(str(folder)):
-        expected = build_prior(recipe, recipe.prior, labels)
-    weights = read_tensors(found[-1] / AVERAGE, expected)
-    prior = build_prior(recipe, recipe.prior, labels)
-    prior.load_state_dict(weights)
-    return prior
+    plan = recipe.prior
+    return with_average(lambda: build_prior(recipe, plan, labels), found[-1], folder)
 
 
 def no_prior(folder: Path, recipe: Recipe) -> WavevqError:

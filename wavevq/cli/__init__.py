@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -25,7 +25,7 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
     except click.UsageError as error:
         of = (error.ctx or ctx).command_path
         click.echo(f"wavevq: {escaped(' '.join(error.format_message().split()))} ({of} --help tells more)", err=True)
-        ctx.exit(MISTAKE)
+        _exit(ctx, MISTAKE)
 
 
 class Commands(click.Group):
@@ -49,14 +49,22 @@ class Commands(click.Group):
         except WavevqError as error:
             for line in error.args:
                 click.echo(f"wavevq: {refusal(line, ctx)}", err=True)
-            ctx.exit(MISTAKE)
+            _exit(ctx, MISTAKE)
         except OSError as error:  # of a file: it may not be read, its name is too long, its disk is gone
             if error.filename is None:
                 raise
             click.echo(f"wavevq: {escaped(str(error.filename))}: {(error.strerror or str(error)).lower()}", err=True)
-            ctx.exit(MISTAKE)
+            _exit(ctx, MISTAKE)
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            _exit(ctx, INTERRUPTED)
+
+
+def _exit(ctx: click.Context, code: int) -> NoReturn:
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # torchrun's, of several processes
+        from wavevq.distributed import leave
+
+        leave(code)
+    ctx.exit(code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -110,9 +110,8 @@ class Images(Pictures):
     kind: Literal["images"]
     # The shorter side is brought to it, with the margin, and the middle square kept.
     size: Annotated[int, Number, Field(gt=0, le=1024)] = 128
-    margin: Annotated[int, Number, Field(ge=0, le=1024)] = (
-        0  # pixels more on every side, over which training images move
-    )
+    # Pixels more on every side, over which training images move.
+    margin: Annotated[int, Number, Field(ge=0, le=1024)] = 0
 
 
 class Shapes(Section):

@@ -38,7 +38,7 @@ def shipped() -> list[str]:
 
 def is_shipped(folder: Path) -> bool:
     """Whether a run folder is the package's own, where nothing may be written."""
-    return os.path.realpath(folder.parent) == os.path.realpath(SHIPPED)
+    return Path(os.path.realpath(folder)).parent == Path(os.path.realpath(SHIPPED))
 
 
 def refuse_ways_out(folder: Path) -> None:

@@ -25,6 +25,7 @@ from wavevq.train.muon import slots
 
 FORMAT = 2
 UNSUMMED = 1  # the format before: without SUMS and METER
+KEPT = torch.float32, torch.float64  # what optimizers and meters keep
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
 METER = "meter.safetensors"
 SUMS = "SHA256SUMS"  # of the others, as ``sha256sum -c`` reads them
@@ -253,7 +254,7 @@ def _of_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dic
     }
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _read(path).items():
-        if [*value.shape] != expected.get(key) or not value.is_floating_point() or not value.isfinite().all():
+        if [*value.shape] != expected.get(key) or value.dtype not in KEPT or not value.isfinite().all():
             raise WavevqError(f"{path}: {key!r} is not of the optimizer of this recipe's model")
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
@@ -267,7 +268,7 @@ def _sums(path: Path) -> dict[str, Tensor]:
     """Of the metrics. Raises WavevqError for what is none."""
     sums = _read(path)
     for name, value in sums.items():
-        if value.shape or not value.is_floating_point() or not is_name(name):
+        if value.shape or value.dtype not in KEPT or not is_name(name):
             raise WavevqError(f"{path}: {name!r} is no metric's sum")
     return sums
 
