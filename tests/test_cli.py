@@ -510,7 +510,7 @@ def test_a_command_line_that_cannot_be_is_told_in_one_line(here: Path, words: li
     assert line.startswith(says)
     assert re.search(rf" \(\S+{of} --help tells more\)$", line)
     assert len(call(*words).output.splitlines()) == 1
-    assert "Usage: wavevq" in call().output  # without a word the help is shown
+    assert "Usage: " in call().output  # without a word the help is shown
 
 
 # --- train --------------------------------------------------------------------------------------------------
