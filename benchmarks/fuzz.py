@@ -250,7 +250,7 @@ def readers(valid: Path) -> dict[str, Opened]:
         wvq.decode(one, packer.prior, run.speaker(one.header.speaker), str(path))
 
     def a_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_run(folder, "cpu", "reference")
         said = loaded.check_codes(loaded.encode(hum))
         loaded.decode(said[:2], loaded.speakers[-1])
@@ -266,12 +266,12 @@ def readers(valid: Path) -> dict[str, Opened]:
             a_run(Path(place), path)
 
     def an_image_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_image_run(folder, "cpu", "reference")
         loaded.decode(loaded.encode(pixels.read(valid / "pictures" / "a.png", loaded.size)))
 
     def a_video_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_video_run(folder, "cpu", "reference")
         corpus = build_corpus(loaded.recipe)
         assert isinstance(corpus, Shapes)

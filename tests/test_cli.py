@@ -490,7 +490,27 @@ def test_runs_that_are_broken(here: Path, name: str, monkeypatch: pytest.MonkeyP
     assert refused(*encode, "--run", name) == [f"runs/{name}: holds no checkpoint yet; train it first"]
     shutil.rmtree("runs")
     [line] = refused(*encode)
-    assert line == "no finished run under runs/: train one (wavevq train RECIPE) or name one with --run"
+    assert line == "no finished run of speech under runs/: train one (wavevq train RECIPE) or name one with --run"
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "of"),
+    [
+        (["nope"], "No such command 'nope'.", ""),
+        (["--nope"], "No such option", ""),
+        (["convert", "in.wav"], "Missing option '--speaker'.", " convert"),
+        (["decode", "codes.npy", "out.wav"], "Missing option '--speaker'.", " decode"),
+        (["encode"], "Missing argument 'IN [OUT]'.", " encode"),
+        (["sample", "--count", "0"], "Invalid value for '--count': 0", " sample"),
+        (["train", "tiny.yaml", "--stage", "a\nb"], "Invalid value for '--stage'", " train"),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_told_in_one_line(here: Path, words: list[str], says: str, of: str) -> None:
+    [line] = refused(*words)
+    assert line.startswith(says)
+    assert re.search(rf" \(\S+{of} --help tells more\)$", line)
+    assert len(call(*words).output.splitlines()) == 1
+    assert "Usage: " in call().output  # without a word the help is shown
 
 
 # --- train --------------------------------------------------------------------------------------------------
@@ -568,6 +588,7 @@ def test_overrides_and_the_folder_named(here: Path) -> None:
     words = "train", "tiny.yaml", "--stage", "vqvae", "--run", "new/one", *sets
     result = good(*words)
     assert "run folder: new/one" in result.stdout
+    assert "validating: 3 clips\nvalidation at step 1" in result.stdout
     resolved = yaml.safe_load(Path("new/one/recipe.yaml").read_text())
     assert (resolved["train"]["steps"], resolved["data"]["held_out"]) == (1, 0.3)
     good("encode", "--run", "new/one", "in.wav", "codes.npy")
@@ -628,15 +649,15 @@ def test_info_on_a_run(here: Path, name: str) -> None:
 
 def test_info_on_codes(here: Path, name: str) -> None:
     codes_file("codes.npy", np.array([3, 5, 5, 3, 9] * 100, np.int32))
-    text = good("info", "codes.npy").stdout
+    text = good("info", "codes.npy", "--run", name).stdout
     for row in (r"shape +\[500\]", r"type +int32", r"codes +3 to 9", r"distinct codes +3", r"duration +0.500 s"):
         assert re.search(row, text)
-    assert good("info", "-", input=Path("codes.npy").read_bytes()).stdout.splitlines()[1:] == text.splitlines()[1:]
+    piped = good("info", "-", "--run", name, input=Path("codes.npy").read_bytes()).stdout
+    assert piped.splitlines()[1:] == text.splitlines()[1:]
     codes_file("others.npy", [K])
     assert "these are not its codes" in good("info", "others.npy", "--run", name).stdout
     assert refused("info", "codes.npy", "--run", "none")[0].startswith("none: not a run folder")
-    shutil.rmtree("runs")
-    assert "duration" not in good("info", "codes.npy").stdout
+    assert "not named: --run gives the duration" in good("info", "codes.npy").stdout
 
 
 def test_help_is_quick_and_complete() -> None:

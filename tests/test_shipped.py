@@ -170,7 +170,9 @@ def test_without_a_run_the_shipped_voices_are_taken(
     ):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        said = "run: voices (shipped with wavevq, there being no finished run under runs/; --run names another)"
+        said = (
+            "run: voices (shipped with wavevq, there being no finished run of speech under runs/; --run names another)"
+        )
         assert done.stderr.splitlines().count(said) == 1
         assert said not in done.stdout
         assert Path(written).exists()
@@ -183,8 +185,8 @@ def test_without_a_run_the_shipped_voices_are_taken(
     shutil.rmtree("runs")
     shutil.rmtree(models / "voices")
     assert refused("encode", "in.wav", "codes.npy") == (
-        "no finished run under runs/: train one (wavevq train RECIPE) or name one with --run, such as digits, which is "
-        "shipped with wavevq"
+        "no finished run of speech under runs/: train one (wavevq train RECIPE) or name one with --run, such as "
+        "digits, which is shipped with wavevq"
     )
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
+from wavevq.progress import beginning
 from wavevq.recipe import Prior, Recipe
 from wavevq.recipe.data import is_place
 from wavevq.recipe.trained import refuse_shipped
@@ -137,7 +139,7 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     refuse_too_large(recipe, len(corpus.labels))
     module = build_model(recipe, len(corpus.labels))
     turned = module.encoder if recipe.train.optimizer == "muon" else None
-    known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed
+    known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed, partial(beginning, console=console)
     if isinstance(module, JointVqVae):
         validator = JointValidator(module, *known)
         fit(fabric, module, batches, recipe.train, folder, validator, console, resume, module.prior, turned)
@@ -162,11 +164,12 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
     if begun:
         refuse_stale(place, folder)
     fabric.to_device(model.eval())
-    training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
+    say = partial(beginning, console=console)
+    training, held_out = (encoded(model, weights, corpus, split, say) for split in ("train", "val"))
     batches = corpus.code_crops(training, plan.crop, plan.batch, recipe.hop, recipe.seed)
     console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     prior = build_prior(recipe, plan, len(corpus.labels))
-    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
+    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus, say)
     if not begun:
         alone(lambda: record_weights(place, folder))
     fit(fabric, prior, batches, plan, place, validator, console, begun)
