@@ -61,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         found = given.evaluation or place(given.folder) / RECORD
-        written = card(given.folder, found, given.failures, given.hardware, tuple(given.set), Console())
+        written = card(given.folder, found, given.failures, given.hardware, tuple(given.set), Console(markup=False))
     except WavevqError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

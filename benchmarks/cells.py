@@ -121,7 +121,7 @@ def validated(run: Run | ImageRun, corpus: Any) -> Figures:
 def study(plan: Study, description: str) -> dict[str, Record]:
     """Train and measure what lacks, print the tables. Returns the records of the tables asked for, by cell."""
     given = options(plan, description)
-    console = Console()
+    console = Console(markup=False)
     records: dict[str, Record] = {}
     try:
         for cell in dict.fromkeys(cell for name in given.tables for cell in plan.tables[name]):

@@ -34,7 +34,7 @@ def main() -> None:
     run = load_run(given.run, "cpu")
     prior, _ = run.trained_prior()
     packer = Packer(run)
-    found = subject_of(run, with_overrides(run, given.sets), Console())
+    found = subject_of(run, with_overrides(run, given.sets), Console(markup=False))
     every = list(zip(found.codes, found.sequences.labels, strict=True))[:: 10 if given.quick else 1]
     packer.prior.frequencies(packer.prior.start(0), np.array([NOTHING]))  # compiles
     bits = dict.fromkeys(("float", "float_codes", "fixed", "payload", "file"), 0.0)

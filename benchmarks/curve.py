@@ -49,7 +49,7 @@ def main() -> None:
     except WavevqError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    Console().print(table(found["rows"]), found["extrapolated"])
+    Console(markup=False).print(table(found["rows"]), found["extrapolated"])
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -81,7 +81,9 @@ def shares(folder: Path, checkpoint: Path, sets: tuple[str, ...]) -> dict[str, f
             shutil.copy(folder / name, alone / name)
         shutil.copytree(checkpoint, alone / CHECKPOINTS / checkpoint.name)  # no link may lead out of a run folder
         run = replace(load_run(alone, "cpu"), prior=None)
-        record = evaluate(run, list(dict.fromkeys(metric for metric, _ in SHARES.values())), alone, sets, Console())
+        record = evaluate(
+            run, list(dict.fromkeys(metric for metric, _ in SHARES.values())), alone, sets, Console(markup=False)
+        )
     figures = {(section.metric, one.name): one.value for section in record.sections for one in section.figures}
     found = {name: value for name, where in SHARES.items() if (value := figures.get(where)) is not None}
     if len(found) < len(SHARES):

@@ -62,14 +62,15 @@ from wavevq.jobs import Job
 from wavevq.paper import CLAIMS
 from wavevq.recipe import load_recipe
 from wavevq.run import load_run
+from wavevq.run_folder import SPEAKERS
 from wavevq.train.loop import Meter
 from wavevq.video_run import load_video_run
 
 ROOT = Path(__file__).parents[1]
 SECONDS, MIB = 10, 512  # of a case; memory over its start, resident or claimed
 SHARES = {  # of the cases, by how long one takes
-    **{"audio": 40, "codes": 40, "packed": 25, "recipes": 10, "run": 2, "image run": 1, "video run": 1},
-    **{"enrolled": 15, "pictures": 35, "resumed": 8},
+    **{"audio": 40, "codes": 40, "packed": 25, "recipes": 10, "run": 2, "transformer run": 2},
+    **{"image run": 1, "coded run": 1, "video run": 1, "speakers": 4, "enrolled": 15, "pictures": 35, "resumed": 8},
     **{"alignments": 25, "corpus": 2, "classes": 1, "strips": 2, "official": 10, "stored": 8, "stored images": 4},
     **{"encoded": 7, "evaluations": 3},
 }
@@ -249,17 +250,28 @@ def readers(valid: Path) -> dict[str, Opened]:
         wvq.decode(one, packer.prior, run.speaker(one.header.speaker), str(path))
 
     def a_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_run(folder, "cpu", "reference")
-        loaded.check_codes(loaded.encode(hum))
+        said = loaded.check_codes(loaded.encode(hum))
+        loaded.decode(said[:2], loaded.speakers[-1])
+        if loaded.prior:
+            loaded.sample_codes(loaded.trained_speakers[:1], 2)
+
+    def speakers(folder: Path, path: Path) -> None:
+        """As a part of their run."""
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            shutil.copytree(folder / "run", place, dirs_exist_ok=True)
+            shutil.copy(folder / SPEAKERS, place)
+            shutil.copytree(folder / voices.FOLDER, Path(place, voices.FOLDER))
+            a_run(Path(place), path)
 
     def an_image_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_image_run(folder, "cpu", "reference")
         loaded.decode(loaded.encode(pixels.read(valid / "pictures" / "a.png", loaded.size)))
 
     def a_video_run(folder: Path, path: Path) -> None:
-        quiet.print(about.of_run(str(folder)))
+        quiet.print(about.of_run(folder))
         loaded = load_video_run(folder, "cpu", "reference")
         corpus = build_corpus(loaded.recipe)
         assert isinstance(corpus, Shapes)
@@ -291,10 +303,13 @@ def readers(valid: Path) -> dict[str, Opened]:
         "packed": packed,
         "recipes": lambda folder, path: load_recipe(path),
         "run": a_run,
+        "transformer run": a_run,
         "image run": an_image_run,
+        "coded run": an_image_run,
         "video run": a_video_run,
         "resumed": resumed,
         "enrolled": lambda folder, path: voices.load(path),
+        "speakers": speakers,
         "pictures": pictures,
         "alignments": lambda folder, path: read_phones(path, Path("clip.wav")),
         "corpus": lambda folder, path: store.prepare(corpora.folder(folder, 0.3, 0), 8000, 40.0),

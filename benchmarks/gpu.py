@@ -60,7 +60,7 @@ def main() -> None:
         if given.stage == "prepare":
             prepare(load_recipe(given.recipe, tuple(given.set)), given.folder)
         else:
-            train(given.folder, tuple(given.set), Console())
+            train(given.folder, tuple(given.set), Console(markup=False))
     except WavevqError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -88,7 +88,7 @@ def train(folder: Path, sets: tuple[str, ...], console: Console) -> dict[str, An
     experiment.train(recipe, place, place.exists(), console, corpus=store)
     shutil.rmtree(folder / MODEL, ignore_errors=True)
     export(str(place), folder / MODEL, "bfloat16")
-    took = seconds_of_steps(place, recipe)
+    took = seconds_of_steps(place, recipe.model_copy(update={"prior": None}))  # of the VQ-VAE's alone, as its signal is
     signal = recipe.train.steps * recipe.train.batch * recipe.train.crop / store.rate
     record = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),

@@ -82,7 +82,7 @@ def measure(run: Run, corpus: Store) -> Figures:
 
 def judged(run: Run, *overrides: str) -> Figures:
     """SHARES, of clips drawn as the recipe or ``overrides`` say."""
-    subject = subject_of(run, with_overrides(run, overrides), Console())
+    subject = subject_of(run, with_overrides(run, overrides), Console(markup=False))
     findings = {metric: METRICS[metric].measure(subject) for metric in dict.fromkeys(one for one, _ in SHARES.values())}
     every = {(metric, one.name): one.value for metric, found in findings.items() for one in found.figures}
     return {name: value for name, where in SHARES.items() if (value := every[where]) is not None}

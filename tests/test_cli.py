@@ -490,7 +490,27 @@ def test_runs_that_are_broken(here: Path, name: str, monkeypatch: pytest.MonkeyP
     assert refused(*encode, "--run", name) == [f"runs/{name}: holds no checkpoint yet; train it first"]
     shutil.rmtree("runs")
     [line] = refused(*encode)
-    assert line == "no finished run under runs/: train one (wavevq train RECIPE) or name one with --run"
+    assert line == "no finished run of speech under runs/: train one (wavevq train RECIPE) or name one with --run"
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "of"),
+    [
+        (["nope"], "No such command 'nope'.", ""),
+        (["--nope"], "No such option", ""),
+        (["convert", "in.wav"], "Missing option '--speaker'.", " convert"),
+        (["decode", "codes.npy", "out.wav"], "Missing option '--speaker'.", " decode"),
+        (["encode"], "Missing argument 'IN [OUT]'.", " encode"),
+        (["sample", "--count", "0"], "Invalid value for '--count': 0", " sample"),
+        (["train", "tiny.yaml", "--stage", "a\nb"], "Invalid value for '--stage'", " train"),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_told_in_one_line(here: Path, words: list[str], says: str, of: str) -> None:
+    [line] = refused(*words)
+    assert line.startswith(says)
+    assert re.search(rf" \(\S+{of} --help tells more\)$", line)
+    assert len(call(*words).output.splitlines()) == 1
+    assert "Usage: " in call().output  # without a word the help is shown
 
 
 # --- train --------------------------------------------------------------------------------------------------
@@ -538,11 +558,37 @@ def test_run_folders_that_are_refused(here: Path, name: str) -> None:
     assert line.startswith("in.wav/run: cannot be made (")
 
 
+def test_joined_corpora_may_move(here: Path) -> None:
+    """A run is resumed and measured where each of its parts, and the phones of one, lie elsewhere by then."""
+    tree = yaml.safe_load(Path("tiny.yaml").read_text())
+    parts = [{"kind": "folder", "root": f"parts/{name}"} for name in ("ann", "bob")]
+    tree["data"] = {"kind": "joined", "rate": 8000, "held_out": 0.4, "of": parts}
+    Path("both.yaml").write_text(yaml.safe_dump({**tree, "prior": None}))
+    for name in ("ann", "bob"):
+        shutil.copytree(f"corpus/{name}", f"parts/{name}/{name}")
+    words = "train", "both.yaml", "--run", "both", "--set", "train.steps=2"
+    good(*words)
+    Path("parts/ann").rename("moved")
+    Path("aligned").mkdir()
+    for path in Path("moved/ann").glob("*.wav"):
+        Path("aligned", f"{path.stem}.ctm").write_text(f"{path.stem} A 0.00 0.02 AA\n{path.stem} A 0.02 0.02 M\n")
+    places = "--set", "data.of.0.root=moved", "--set", "data.of.0.alignments=aligned"
+    shutil.copytree("both", "again")
+    assert refused(*words, "--resume") == ["data.root: there is no folder parts/ann"]
+    good(*words, "--resume", *places)
+    [line] = refused(*words, "--resume", *places, "--set", "data.of.0.kind=fsdd")
+    assert line == "both: was begun with data.of.0.kind = 'folder', the recipe now has 'fsdd'"
+    good("evaluate", "--run", "again", "--only", "codebook", *places)
+    told = json.loads(Path("again/evaluation/evaluation.json").read_text())["command"]
+    assert told.endswith("--set data.of.0.root=PATH --set data.of.0.alignments=PATH")
+
+
 def test_overrides_and_the_folder_named(here: Path) -> None:
     sets = "--set", "train.steps=1", "--set", "data.held_out=0.3", "--set", "evaluation.sampled=0"
     words = "train", "tiny.yaml", "--stage", "vqvae", "--run", "new/one", *sets
     result = good(*words)
     assert "run folder: new/one" in result.stdout
+    assert "validating: 3 clips\nvalidation at step 1" in result.stdout
     resolved = yaml.safe_load(Path("new/one/recipe.yaml").read_text())
     assert (resolved["train"]["steps"], resolved["data"]["held_out"]) == (1, 0.3)
     good("encode", "--run", "new/one", "in.wav", "codes.npy")
@@ -603,15 +649,15 @@ def test_info_on_a_run(here: Path, name: str) -> None:
 
 def test_info_on_codes(here: Path, name: str) -> None:
     codes_file("codes.npy", np.array([3, 5, 5, 3, 9] * 100, np.int32))
-    text = good("info", "codes.npy").stdout
+    text = good("info", "codes.npy", "--run", name).stdout
     for row in (r"shape +\[500\]", r"type +int32", r"codes +3 to 9", r"distinct codes +3", r"duration +0.500 s"):
         assert re.search(row, text)
-    assert good("info", "-", input=Path("codes.npy").read_bytes()).stdout.splitlines()[1:] == text.splitlines()[1:]
+    piped = good("info", "-", "--run", name, input=Path("codes.npy").read_bytes()).stdout
+    assert piped.splitlines()[1:] == text.splitlines()[1:]
     codes_file("others.npy", [K])
     assert "these are not its codes" in good("info", "others.npy", "--run", name).stdout
     assert refused("info", "codes.npy", "--run", "none")[0].startswith("none: not a run folder")
-    shutil.rmtree("runs")
-    assert "duration" not in good("info", "codes.npy").stdout
+    assert "not named: --run gives the duration" in good("info", "codes.npy").stdout
 
 
 def test_help_is_quick_and_complete() -> None:

@@ -199,6 +199,25 @@ def packed(run: Run, packer: compress.Packer) -> bytes:
     return packer.pack(some, "ann", 400)
 
 
+def test_what_the_integers_take_at_their_first_call_is_not_counted(
+    run: Run, packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that is compiled, or loaded, once."""
+    clock, whole = [0.0], FixedPrior.frequencies
+
+    def first_slow(*given: Any) -> Any:
+        clock[0] += 1.0 if clock[0] else 1000.0
+        return whole(*given)
+
+    monkeypatch.setattr("wavevq.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(FixedPrior, "frequencies", first_slow)
+    written = io.StringIO()
+    jobs = [Job(io.BytesIO(packed), tmp_path / "a.wav")]
+    compress.decompress(run, jobs, files.Sampling(), Console(file=written, width=200))
+    [said] = re.findall(r"in ([\d.]+) s; decoding and sampling: ([\d.]+) s", written.getvalue())
+    assert float(said[1]) < 1000 <= float(said[0])
+
+
 def played(run: Run, data: list[bytes], **how: Any) -> list[bytes]:
     """What decompress writes of files, as streams."""
     jobs = [Job(io.BytesIO(one), io.BytesIO()) for one in data]

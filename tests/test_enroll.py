@@ -94,6 +94,7 @@ def test_the_new_voice_is_heard_better_than_any_known_one(place: Path, run: Run)
     assert told["bits_per_sample_after"] < told["bits_per_sample_before"] - 0.1  # of about 0.34 that it gains here
     assert (told["seconds"], len(told["clips"]), told["nearest"] in ("ann", "bob")) == (1.8, 6, True)
     said = (place / "said").read_text()
+    assert "comparing 2 known speakers, then fitting: 60 steps at most\n" in said
     assert f"{told['bits_per_sample_before']:.4f} as {told['nearest']}, the best known speaker" in said
     assert f"{told['bits_per_sample_after']:.4f} as eve" in said
     pieces = cut(run, [read(path) for path in sorted((place / "new").rglob("*.wav"))])

@@ -43,8 +43,8 @@ from wavevq.train.state import read_tensors
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Of each reader, by how long one takes: some 400 in all.
 CASES = {
-    **{"audio": 40, "codes": 80, "packed": 20, "recipes": 15, "run": 8, "image run": 4, "video run": 6},
-    **{"enrolled": 50, "pictures": 40, "resumed": 30},
+    **{"audio": 40, "codes": 80, "packed": 20, "recipes": 15, "run": 8, "transformer run": 6},
+    **{"image run": 4, "coded run": 4, "video run": 6, "speakers": 12, "enrolled": 50, "pictures": 40, "resumed": 30},
     **{"alignments": 60, "corpus": 5, "classes": 3, "strips": 5, "official": 20, "stored": 20, "stored images": 10},
     **{"encoded": 20, "evaluations": 10},
 }
@@ -261,19 +261,28 @@ def test_audio_that_once_crashed(data: bytes, reason: str) -> None:
 
 
 def test_a_header_that_claims_gigabytes_takes_none(fuzz: Any, tmp_path: Path) -> None:
-    """Of audio, images and codes; what is there is read, or it is refused."""
+    """Of audio, images, codes and weights; what is there is read, or it is refused."""
     flac = io.BytesIO()
     soundfile.write(flac, valid.hum(), 8000, format="FLAC")
     claims = bytearray(flac.getvalue())
     claims[21:26] = bytes([claims[21] | 0x0F, 255, 255, 255, 255])  # 2**36 - 1 samples
     image = io.BytesIO()
     Image.fromarray(valid.noise(1, 8)[0]).save(image, "png")
-    header = b"IHDR" + struct.pack(">II", 13_000, 13_000) + image.getvalue()[24:29]
-    png = image.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + image.getvalue()[33:]
+
+    def png(side: int) -> bytes:
+        header = b"IHDR" + struct.pack(">II", side, side) + image.getvalue()[24:29]
+        return image.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + image.getvalue()[33:]
+
+    head = b'{"embedding": {"dtype": "F32", "shape": [1073741824], "data_offsets": [0, 4294967296]}}'
+    weights = len(head).to_bytes(8, "little") + head + bytes(20)
     for name, data, opened in (
+        ("a.safetensors", weights, lambda folder, path: voices.load(path)),
+        ("b.safetensors", (2**32).to_bytes(8, "little") + head, lambda folder, path: load_codes(path, 1, 40)),
+        ("c.safetensors", weights, lambda folder, path: read_tensors(path, torch.nn.Linear(1, 1))),
         ("a.wav", wav(8000, valid.hum(), 2**32 - 8), lambda folder, path: read(path)),
         ("a.flac", bytes(claims), lambda folder, path: read(path)),
-        ("a.png", png, lambda folder, path: pixels.read(path)),
+        ("a.png", png(13_000), lambda folder, path: pixels.read(path)),
+        ("b.png", png(7_000), lambda folder, path: pixels.read(path)),  # which Pillow would make, and not warn of
         (
             "a.npy",
             npy("{'descr': '<i8', 'fortran_order': False, 'shape': (536870912,)}"),
@@ -333,6 +342,8 @@ def test_a_header_of_safetensors_is_told_in_one_line(tmp_path: Path) -> None:
         ("optimizer", "0.step", torch.zeros(2)),
         ("optimizer", "0.exp_avg_sq", torch.tensor(torch.nan)),
         ("optimizer", "0.exp_avg_sq", None),  # KeyError
+        ("optimizer", "0.exp_avg_sq", torch.tensor(-1e-9)),  # whose root is NaN
+        ("optimizer", "0.step", torch.tensor(-1.0)),  # a division by zero
         ("optimizer", "999.step", torch.zeros(())),
         ("optimizer", "x", torch.zeros(())),  # ValueError
         ("optimizer", "0.step", torch.zeros((), dtype=torch.float8_e4m3fn)),  # NotImplementedError

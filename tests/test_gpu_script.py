@@ -14,6 +14,7 @@ import trainings
 import yaml
 
 from wavevq.run import load_run
+from wavevq.run_folder import read_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -52,8 +53,12 @@ def test_a_corpus_is_trained_on_where_it_is_not(
     monkeypatch.setattr(gpu, "TIMED", 1)
     monkeypatch.setattr(gpu, "WARMUP", 1)
     command(gpu, monkeypatch, "train", away)
+    cells = __import__("cells")
     found = json.loads((away / "gpu.json").read_text())
     assert found["precision"] == "bf16-mixed"
+    recipe = read_recipe(away / "run")
+    ours = cells.seconds_of_steps(away / "run", recipe.model_copy(update={"prior": None}))
+    assert found["seconds_of_steps"] == ours < cells.seconds_of_steps(away / "run", recipe)  # the prior's are not in it
     for name in ("audio_seconds_per_second", "step_flops", "share_of_matrix_rate", "share_of_bandwidth"):
         assert found[name] > 0
     run = load_run(away / "model")

@@ -18,7 +18,7 @@ from commands import good, refused
 from PIL import Image
 from rich.console import Console
 
-from wavevq import image_files, pixels
+from wavevq import evaluation, image_files, pixels
 from wavevq.build import build_corpus, build_model, build_prior
 from wavevq.cli import main
 from wavevq.codes_file import read_codes
@@ -458,10 +458,25 @@ def test_mistakes_are_told_before_the_work(place: Path, run: ImageRun) -> None:
     assert refused("encode", "broken.png", "c.npy", *here).startswith("broken.png: not an image that can be read")
 
 
+def test_each_process_encodes_its_share(
+    place: Path, run: ImageRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sorted((place / "pets").glob("*/*.png"))[:5]
+    jobs = [Job(path, tmp_path / f"{number}.npy") for number, path in enumerate(found)]
+    monkeypatch.setattr(image_files, "world_size", lambda: 2)
+    written: list[list[str]] = []
+    for number in (0, 1):
+        monkeypatch.setattr(image_files, "rank", lambda number=number: number)
+        image_files.encode(run, jobs, Console(quiet=True))
+        written.append(sorted(path.stem for path in tmp_path.glob("*.npy")))
+    assert written == [["0", "2", "4"], ["0", "1", "2", "3", "4"]]
+
+
 def test_evaluate(place: Path, run: ImageRun, corpus: ImageStore) -> None:
-    sets = ("--set", "evaluation.judged=4", "--run", "run", "--output", "measured")
-    good("evaluate", *sets)
+    sets = ("--set", "evaluation.judged=4", "--set", "evaluation.temperature=0.9")
+    good("evaluate", *sets, "--run", "run", "--output", "measured")
     record = read_record(Path("measured/evaluation.json"))
+    assert record.temperature == 0.9
     assert (record.clips, record.speakers, record.codes, record.hop, record.judged) == (6, 2, K, HOP, 4)
     value = {(section.metric, figure.name): figure.value for section in record.sections for figure in section.figures}
     found = measure(run.model, corpus, "val", batch=3, limit=None, others=None, seed=0)
@@ -481,6 +496,18 @@ def test_evaluate(place: Path, run: ImageRun, corpus: ImageStore) -> None:
     assert only.startswith("--only abx: there is no such metric; there are bits_per_dim, image_codebook, image_")
     said = refused("evaluate", "--set", "evaluation.split=test", "--run", "run")
     assert said == "data: the corpus holds no image of the split test, so there is nothing to measure on"
+
+
+def test_images_are_drawn_at_the_temperature_that_is_asked(place: Path, run: ImageRun, corpus: ImageStore) -> None:
+    drawing, names = pixelcnn_run(run), ["dog", "cat"]
+    recipe = drawing.recipe.model_copy(update={"evaluation": Evaluation(temperature=0.5)})
+    subject = evaluation.image_subject(drawing, recipe, corpus, Console(quiet=True))
+    codes = subject.compose(names)
+    np.testing.assert_array_equal(codes, drawing.sample_codes(names, seed=recipe.seed, temperature=0.5))
+    assert not np.array_equal(codes, drawing.sample_codes(names, seed=recipe.seed))
+    cold, warm = (drawing.decode(codes[0], "dog", seed=recipe.seed, temperature=one) for one in (0.5, 1.0))
+    np.testing.assert_array_equal(subject.show(codes[:1], names[:1], "")[0], cold)
+    assert not np.array_equal(cold, warm)
 
 
 def subject(run: ImageRun, corpus: ImageStore, **changes: Any) -> pictures.ImageSubject:

@@ -332,8 +332,11 @@ def test_what_is_said_aloud() -> None:
 def test_a_validator_takes_some_clips_during_training_and_all_at_its_end() -> None:
     vae, held = model(), store()
     before = copy.deepcopy(vae.state_dict())
-    validate = Validator(vae, held, Evaluation(clips=2, sampled=2, sampled_seconds=0.001), steps=10, seed=0)
+    said: list[str] = []
+    plan = Evaluation(clips=2, sampled=2, sampled_seconds=0.001)
+    validate = Validator(vae, held, plan, steps=10, seed=0, say=said.append)
     during, last = validate(5), validate(10)
+    assert said == ["validating: 2 clips", "validating: 6 clips"]
     assert (during.scalars["clips"], last.scalars["clips"]) == (2, 6)
     whole = found(vae, held, batch=8, seed=0)
     expected = {

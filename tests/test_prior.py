@@ -287,7 +287,9 @@ def here(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def run(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(here)
     if not (here / "run").exists():
-        experiment.train(load_recipe("tiny.yaml"), Path("run"), False, Console(quiet=True))
+        with Path("said").open("w") as said, monkeypatch.context() as patch:
+            patch.setenv("WAVEVQ_CACHE", "empty")
+            experiment.train(load_recipe("tiny.yaml"), Path("run"), False, Console(file=said, width=200))
     return Path("run")
 
 
@@ -296,6 +298,13 @@ def test_a_recipe_trains_both_stages(run: Path) -> None:
     figures = yaml.safe_load((run / PRIOR / "summary.json").read_text())
     assert figures["step"] == 6
     assert figures["bits_per_code"] < figures["uniform_bits"] + 1
+    said = Path("said").read_text()
+    for words in (
+        "validating: 2 clips\nvalidation at step 14",
+        "encoding 8 clips of the split train for the prior\nencoding 2 clips of the split val for the prior\n",
+        "validating: the codes of 2 clips\nvalidation at step 6",
+    ):
+        assert words in said
 
 
 def test_info_tells_of_the_prior(run: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from wavevq.errors import WavevqError
-from wavevq.recipe import Recipe, load_recipe, parse_recipe
+from wavevq.recipe import Joined, Recipe, load_recipe, parse_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -111,6 +111,19 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             "prior={network: {kind: wavenet}, steps: 1, crop: 1}",
             "recipe: prior.crop 1 is not allowed: must be 2 or more codes of speech",
         ),
+        (
+            "model.decoder={kind: wavenet, layers: 40, cycle: 20}",
+            "model.decoder: layers 40, cycle 20 and kernel 2 see 2,097,151 positions; at most 1,048,576 are allowed",
+        ),
+        (
+            "prior={network: {kind: wavenet, layers: 20, cycle: 20, kernel: 3}, steps: 1}",
+            "prior.network: layers 20, cycle 20 and kernel 3 see 2,097,151 positions; at most 1,048,576 are allowed",
+        ),
+        (
+            "model.encoder.residual_blocks=1001",
+            "model.encoder.residual_blocks: 1001 is not allowed: Input should be less",
+        ),
+        ("data.of.0.root=x", "data.of: unknown key; allowed are rate, trim_db"),
         ("seed=-1", "seed: -1 is not allowed"),
         ("seed.x.y=1", "--set seed.x.y=1: seed is a value, not a section"),
         ("train.steps", "--set train.steps: must look like train.steps=200"),
@@ -211,3 +224,23 @@ def test_a_crop_of_part_of_a_frame_is_told_beside_other_mistakes() -> None:
     assert len(lines) == 3
     assert lines[0].endswith("train.batch: true is not allowed: must be a number")
     assert lines[2].endswith("train.crop 100 must be a multiple of the hop, 64")
+
+
+# --- several corpora ----------------------------------------------------------------------------------------
+
+
+def test_an_override_reaches_a_part_by_its_number(tmp_path: Path) -> None:
+    parts = [{"kind": "fsdd", "root": "one"}, {"kind": "vctk", "root": "two"}]
+    path = written(tmp_path, yaml.safe_dump({**tree(), "data": {"kind": "joined", "of": parts}}))
+    changed = load_recipe(path, ("data.of.1.root=elsewhere", "data.of.0.alignments=aligned")).data
+    assert isinstance(changed, Joined)
+    assert [part.model_dump()["root"] for part in changed.of] == ["one", "elsewhere"]
+    assert [part.model_dump()["alignments"] for part in changed.of] == ["aligned", None]
+    assert told(path, "data.of.2.root=x", "data.of.x.root=x", "data.of.0.root.y=x", "data.of.1={kind: vctk}") == [
+        "--set data.of.2.root=x: 2 is none of the parts of of, numbered 0, 1",
+        "--set data.of.x.root=x: x is none of the parts of of, numbered 0, 1",
+        "--set data.of.0.root.y=x: root is a value, not a section",
+    ]
+    assert told(path, "data.of=[]", "data.of.0.root=x")[0] == (
+        "--set data.of.0.root=x: 0 is none of the parts of of, of which there are none"
+    )

@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,27 @@ def test_the_sampler_is_the_one_asked_for(folder: Path, run: Run) -> None:
     }.items():
         with pytest.raises(WavevqError, match=says):
             load_run(folder, **dict([how]))  # type: ignore[arg-type]
+
+
+def test_what_a_sampler_takes_at_its_first_call_is_not_counted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that is compiled, or loaded, once."""
+    clock = [0.0]
+
+    def first_slow(*given: Any, **more: Any) -> Any:
+        clock[0] += 1000.0 if not clock[0] else 1.0
+        return reference(*given, **more)
+
+    reference = run.sampler
+    monkeypatch.setattr("wavevq.progress.time.monotonic", lambda: clock[0])
+    written = io.StringIO()
+    write_codes(tmp_path / "a.npy", np.arange(5))
+    slow = replace(run, sampler=first_slow)
+    jobs = [Job(tmp_path / "a.npy", tmp_path / "a.wav")]
+    files.decode(slow, jobs, "ann", files.Sampling(), Console(file=written, width=200))
+    [said] = re.findall(r"in ([\d.]+) s; sampling: ([\d.]+) s", written.getvalue())
+    assert float(said[1]) < 1000 <= float(said[0])
 
 
 # --- folders ------------------------------------------------------------------------------------------------

@@ -286,6 +286,29 @@ def test_a_file_without_marks_is_left_alone(text: str, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
+def test_the_board_is_readable_in_80_columns(tmp_path: Path) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    rows = board.scoreboard([ROOT / "results"], None, console)
+    text = console.export_text()
+    assert "left out" not in text  # the project's own files are no strangers
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    assert len(lines) < 6 * len(rows)
+    assert all(len(line) == 80 for line in lines)
+    words = {word for line in lines for word in line.split()}
+    for row in rows:  # nothing is broken within a word
+        assert set(f"{row.claim.experiment} {row.claim.value} {row.ours or ''} {row.command}".split()) <= words
+
+
+def test_files_of_others_are_told_and_those_of_a_run_are_not(tmp_path: Path) -> None:
+    _, source = phonemes()
+    write_record(evaluation(source, [0.5]), tmp_path / "evaluation" / "evaluation.json")
+    for name in ("summary.json", "speakers.json"):
+        (tmp_path / name).write_text("{}")
+    assert "left out" not in call(tmp_path).output
+    (tmp_path / "mine.json").write_text("{}")
+    assert "left out, no evaluations and no studies: mine.json\n" in call(tmp_path).output
+
+
 def test_the_terminal_shows_every_row_and_where_it_comes_from(tmp_path: Path) -> None:
     claim, source = phonemes()
     path = write_record(evaluation(source, [0.5], command="wavevq evaluate --set a=[b]"), tmp_path / "a.json")

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import trainings
 from click.testing import CliRunner
 from commands import good, refused
 from safetensors.torch import load_file
@@ -18,8 +20,8 @@ import wavevq
 from wavevq.audio import read
 from wavevq.cli import main
 from wavevq.errors import WavevqError
-from wavevq.export import LICENCE, export, licence
-from wavevq.recipe import load_recipe
+from wavevq.export import LICENCE, export, licence, placeless
+from wavevq.recipe import load_recipe, parse_recipe
 from wavevq.recipe.trained import SHIPPED, is_shipped, shipped
 from wavevq.run import load_run
 from wavevq.run_folder import find_run
@@ -99,6 +101,17 @@ def test_an_export_is_there_whole_or_not_at_all(
     assert export(str(finished / "run"), tmp_path / "small", "bfloat16") == tmp_path / "small"
 
 
+def test_no_place_of_this_machine_is_copied() -> None:
+    """Nor of a corpus that is one of several: the recipe is as if none had been said."""
+    parts = [{"kind": "fsdd"}, {"kind": "vctk"}, {"kind": "synthetic"}]
+    said: dict[str, Any] = {**trainings.RECIPE, "data": {"kind": "joined", "of": parts}}
+    plain = parse_recipe(said, "it")
+    for part in parts[:2]:
+        part |= {"root": "/here/corpus", "alignments": "/here/aligned"}
+    said["data"]["root"] = "/here"
+    assert placeless(parse_recipe(said, "it")) == plain
+
+
 @pytest.mark.parametrize(
     ("recipe", "first", "named"),
     [
@@ -134,6 +147,19 @@ def test_a_shipped_run_is_found_by_its_name_and_a_run_of_ones_own_comes_first(mo
     assert is_shipped(Path("link"))
 
 
+def test_a_shipped_run_is_not_trained_on(models: Path, finished: Path) -> None:
+    """Neither a prior of it nor on from it, by whatever name: nothing in it changes, and nothing beside it."""
+    shutil.rmtree(models / "digits" / "prior")
+    kept = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    Path("link").symlink_to(models / "digits")
+    recipe = str(finished / "tiny.yaml")
+    for words in (["--stage", "prior"], ["--resume"], ["--stage", "prior", "--resume"]):
+        for place in (models / "digits", Path("link")):
+            said = refused("train", recipe, *words, "--run", str(place))
+            assert "is shipped with wavevq, and nothing is written there; a copy is a run of yours" in said
+    assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == kept
+
+
 def test_without_a_run_the_shipped_voices_are_taken(
     models: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +170,9 @@ def test_without_a_run_the_shipped_voices_are_taken(
     ):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
-        said = "run: voices (shipped with wavevq, there being no finished run under runs/; --run names another)"
+        said = (
+            "run: voices (shipped with wavevq, there being no finished run of speech under runs/; --run names another)"
+        )
         assert done.stderr.splitlines().count(said) == 1
         assert said not in done.stdout
         assert Path(written).exists()
@@ -157,8 +185,8 @@ def test_without_a_run_the_shipped_voices_are_taken(
     shutil.rmtree("runs")
     shutil.rmtree(models / "voices")
     assert refused("encode", "in.wav", "codes.npy") == (
-        "no finished run under runs/: train one (wavevq train RECIPE) or name one with --run, such as digits, which is "
-        "shipped with wavevq"
+        "no finished run of speech under runs/: train one (wavevq train RECIPE) or name one with --run, such as "
+        "digits, which is shipped with wavevq"
     )
 
 

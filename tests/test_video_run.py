@@ -16,6 +16,7 @@ import yaml
 from commands import good, refused
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 from wavevq import evaluation, pixels
 from wavevq.build import build_corpus
@@ -104,6 +105,10 @@ def test_going_on(run: VideoRun, corpus: Shapes) -> None:
     alone = run.go_on(begun[2:3], actions[2:3], [2], seed=3, streams=[2])
     np.testing.assert_array_equal(alone[0], drawn[2])
     assert (run.go_on(begun, actions, [0, 1, 2, 3], seed=4) != drawn).any()
+    recipe = run.recipe.model_copy(update={"evaluation": run.recipe.evaluation.model_copy(update={"temperature": 0.1})})
+    measured = evaluation.video_subject_of(run, recipe, Console(quiet=True)).go_on(begun, actions, [0, 1, 2, 3], "")
+    np.testing.assert_array_equal(measured, run.go_on(begun, actions, [0, 1, 2, 3], seed=recipe.seed, temperature=0.1))
+    assert (measured != run.go_on(begun, actions, [0, 1, 2, 3], seed=recipe.seed)).any()
     with pytest.raises(WavevqError, match="temperature 0"):
         run.go_on(begun, actions, temperature=0.0)
     with pytest.raises(WavevqError, match="has no trained prior"):

@@ -28,7 +28,7 @@ from wavevq.evaluate.metric import Figure
 from wavevq.evaluate.record import Record, Section, Weights, write_record
 from wavevq.recipe import Recipe, parse_recipe
 from wavevq.run import load_run
-from wavevq.run_folder import CHECKPOINTS, PRIOR, create, newest_checkpoint, record_weights
+from wavevq.run_folder import CHECKPOINTS, PRIOR, SPEAKERS, create, newest_checkpoint, record_weights
 from wavevq.train.state import Average, TrainState, fingerprint
 
 RATE, K = 8000, 40
@@ -43,6 +43,15 @@ PICTURES: dict[str, Any] = {
     },
     "train": {"steps": 1},
     "prior": {"steps": 1, "network": {"kind": "pixelcnn", "layers": 2, "residual": 4, "gate": 4, "head": 4}},
+}
+CODED: dict[str, Any] = {
+    "model": {
+        "encoder": {"kind": "codes", "strides": [2], "embedding": 4, **WIDTHS},
+        "bottleneck": {"kind": "vq", "codes": 5, "dim": 3},
+        "decoder": {"kind": "pixelcnn", "layers": 2, "context": 4, **dict.fromkeys(("residual", "gate", "head"), 4)},
+    },
+    "train": {"steps": 1},
+    "prior": PICTURES["prior"],
 }
 VIDEO: dict[str, Any] = {
     "data": {"kind": "shapes", "size": 16, "frames": 3, "clips": 4, "held_out": 0.5},
@@ -168,6 +177,29 @@ def run(folder: Path) -> None:
     embedding = of_speech(build_model(recipe, 2).decoder).voice(0).detach()
     voice = voices.Voice("eve", embedding, fingerprint(newest_checkpoint(folder)), told)
     voices.save(folder / voices.FOLDER / f"eve{voices.SUFFIX}", voice)
+
+
+def transformer_run(folder: Path) -> None:
+    network = {"kind": "transformer", "layers": 2, "width": 8, "heads": 2}
+    _written(
+        folder,
+        parse_recipe({**trainings.RECIPE, "prior": {**trainings.PRIOR, "network": network}}, "valid"),
+        ("ann", "bob"),
+    )
+
+
+def speakers(folder: Path) -> None:
+    """What a run tells of its speakers, beside the rest of it."""
+    (folder / "run").mkdir()
+    run(folder / "run")
+    for name in (SPEAKERS, voices.FOLDER):
+        shutil.move(folder / "run" / name, folder)
+
+
+def coded_run(folder: Path) -> None:
+    """Of the codes of the image run."""
+    data = {"kind": "codes", "run": str(folder.parent / "image run")}
+    _written(folder, parse_recipe({**CODED, "data": data}, "valid"), ("cat", "dog"))
 
 
 def image_run(folder: Path) -> None:
@@ -342,7 +374,8 @@ def encoded(folder: Path) -> None:
 MAKERS = {
     one.__name__.replace("_", " "): one
     for one in (
-        *(audio, codes, packed, recipes, run, image_run, video_run, resumed, enrolled, pictures, alignments),
+        *(audio, codes, packed, recipes, run, transformer_run, image_run, coded_run, video_run, resumed),
+        *(enrolled, speakers, pictures, alignments),
         *(corpus, classes, strips, official, stored, stored_images, encoded, evaluations),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,16 +14,14 @@ from wavevq import recipe as r
 from wavevq import voices, wvq
 from wavevq.build import shape_model
 from wavevq.codes_file import read_codes
-from wavevq.errors import WavevqError
 from wavevq.progress import listing
 from wavevq.run_folder import CHECKPOINTS, SUMMARY, find_run, prior_folder, read_recipe, read_speakers
 from wavevq.train.log import read_metrics
 from wavevq.train.state import checkpoints, read_state
 
 
-def of_run(name: str | None) -> Table:
-    """A run, trained or not, named as for ``find_run``. Raises WavevqError for one that is damaged."""
-    folder = find_run(name)
+def of_run(folder: Path) -> Table:
+    """A run, trained or not. Raises WavevqError for one that is damaged."""
     recipe, speakers = read_recipe(folder), read_speakers(folder)
     model = recipe.model
     table = listing(str(folder))
@@ -88,19 +87,20 @@ def _add_training_rows(table: Table, whose: str, folder: Path, plan: r.Schedule,
 
 
 def of_codes(source: str | BinaryIO, name: str, run: str | None) -> Table:
-    """A .npy file or stream of codes; ``run`` gives their duration. Raises WavevqError where it holds none."""
+    """A .npy file or stream of codes. Raises WavevqError where it holds none.
+
+    run: that gives their rates and duration, by default ``$WAVEVQ_RUN``; the newest one need not have made them.
+    """
     codes = read_codes(source, name, axes=(1, 3))
     table = listing(name)
     table.add_row("shape", str(list(codes.shape)))
     table.add_row("type", str(codes.dtype))
     table.add_row("codes", f"{codes.min()} to {codes.max()}")
     table.add_row("distinct codes", str(len(np.unique(codes))))
-    try:
-        folder = find_run(run)
-    except WavevqError:
-        if run is not None:
-            raise
-        return table  # no run, no duration
+    if run is None and not os.environ.get("WAVEVQ_RUN"):
+        table.add_row("run", "not named: --run gives the duration and the rates, as of that run")
+        return table
+    folder = find_run(run)
     recipe = read_recipe(folder)
     table.add_row("run", str(folder))
     size = recipe.model.bottleneck.codes or 0

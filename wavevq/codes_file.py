@@ -53,6 +53,12 @@ def read_codes(
     return codes.reshape(shape, order=order)
 
 
+def axes_of(path: str | Path) -> int:
+    """Of the codes in a .npy file: 1, or of an image 3. Raises WavevqError where it holds none."""
+    with Path(path).open("rb") as source:
+        return len(_header(source, str(path), (1, 3))[0])
+
+
 def arriving_codes(
     source: BinaryIO, frames: int, dtype: np.dtype[Any], name: str
 ) -> Iterator[NDArray[np.integer[Any]]]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Console
 
 from wavevq import wvq
 from wavevq.audio import opened, put
 from wavevq.errors import WavevqError
 from wavevq.files import Clip, Sampling, sample_clips
-from wavevq.fixed import FixedPrior
+from wavevq.fixed import NOTHING, FixedPrior
 from wavevq.jobs import Job
 from wavevq.progress import Told, seconds_bar, with_bar
 from wavevq.run import Run
@@ -61,6 +62,8 @@ def decompress(run: Run, jobs: Sequence[Job], sampling: Sampling, console: Conso
     for job in jobs:
         with told.errors():
             packed.append((job, packer.read(job)))
+    if packed:  # what decodes is compiled, or loaded, before the clock runs
+        packer.prior.frequencies(packer.prior.start(0), np.array([NOTHING]))
     clips = []
     total = sum(one.header.codes for _, one in packed) * run.recipe.hop / run.rate
     with seconds_bar(total, console, "decoding") as advance:

@@ -27,7 +27,7 @@ from wavevq.decoders import WaveNetDecoder, of_speech
 from wavevq.errors import WavevqError
 from wavevq.nn.encoders import valid
 from wavevq.noise import ORDER, derived
-from wavevq.progress import moving
+from wavevq.progress import beginning, moving
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS
 from wavevq.train.state import checkpoints, fingerprint
@@ -156,6 +156,7 @@ def fit(run: Run, pieces: Sequence[Piece], console: Console, steps: int, rate: f
     fitted, stopping, told = shares(pieces, seed)
     size = run.recipe.train.batch
     decoder = one_speaker(heard)
+    beginning(f"comparing {len(known)} known speakers, then fitting: {steps} steps at most", console)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     said = TextColumn("{task.fields[says]}")
     with Progress(*columns, said, console=console, disable=not moving(console)) as progress:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import seconds_bar
 from wavevq.recipe import Evaluation, Recipe, overridden
+from wavevq.recipe.data import PLACES, is_place
 from wavevq.recipe.trained import is_shipped
 from wavevq.run import Run
 from wavevq.run_folder import CHECKPOINTS, RECIPE, newest_checkpoint, prior_folder
@@ -46,8 +48,7 @@ from wavevq.train.state import AVERAGE, checkpoints, fingerprint, read_state
 from wavevq.video_run import VideoRun
 
 FOLDER, RECORD, PAGE = "evaluation", "evaluation.json", "evaluation.html"
-# What --set may change: nothing that the trained model depends on.
-PLACES = ("data.root", "data.alignments")
+# What --set may change beside PLACES: nothing that the trained model depends on.
 IN_TRAINING = {"clips", "sampled", "sampled_seconds"}  # of the recipe's evaluation: what only a training looks at
 OPTIONS = tuple(f"evaluation.{key}" for key in Evaluation.model_fields if key not in IN_TRAINING)
 
@@ -97,6 +98,7 @@ def evaluate(
         seed=subject.seed,
         sections=tuple(section for section, _ in measured),
         took=round(time.monotonic() - started, 1),
+        temperature=recipe.evaluation.temperature,
     )
     items = "images" if isinstance(run, ImageRun) else "clips"
     console.print(f"{record.run}: {record.clips} {items} of {record.split}", soft_wrap=True, highlight=False)
@@ -137,7 +139,7 @@ def check(only: Sequence[str], metrics: Mapping[str, Metric]) -> None:
 
 def with_overrides(run: Run | ImageRun | VideoRun, overrides: tuple[str, ...]) -> Recipe:
     """The run's recipe, changed where the trained model does not depend on it. Raises WavevqError for other keys."""
-    wrong = [one for one in overrides if one.partition("=")[0] not in PLACES + OPTIONS]
+    wrong = [one for one in overrides if not is_place(key := one.partition("=")[0]) and key not in OPTIONS]
     if wrong:
         allowed = f"{', '.join(PLACES + OPTIONS)}: the run is trained"
         raise WavevqError(*(f"--set {one}: may not change here, only {allowed}" for one in wrong))
@@ -151,6 +153,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
     """
     store = fitting_corpus(run, recipe, console)
     assert isinstance(store, Store), "of a recipe of speech"
+    how = drawing(recipe)
     console.print(
         f"measured: the split {recipe.evaluation.split}; sampler: {run.sampler}", soft_wrap=True, highlight=False
     )
@@ -167,8 +170,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
                 drawn = run.decode_batch(
                     [codes[i] for i in group],
                     [speakers[i] for i in group],
-                    seed=recipe.seed,
-                    temperature=recipe.evaluation.temperature,
+                    **how,
                     streams=[streams[i] for i in group],
                     advance=lambda samples: advance(samples / run.rate),
                 )
@@ -183,7 +185,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
         seed=recipe.seed,
         encoded=lambda split: encoded(run.model, newest, store, split),
         draw=draw,
-        compose=lambda speakers, frames: run.sample_codes(speakers, frames, seed=recipe.seed),
+        compose=lambda speakers, frames: run.sample_codes(speakers, frames, **how),
         word_of=build_words(recipe.data),
         say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
     )
@@ -198,7 +200,7 @@ def image_subject_of(run: ImageRun, recipe: Recipe, console: Console) -> ImageSu
 def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Console) -> ImageSubject:
     """Of a run and its corpus, and below it of the run whose codes that holds."""
     assert isinstance(corpus, ImageStore | CodedCorpus), "of a recipe of images"
-    newest = newest_checkpoint(run.folder) / AVERAGE
+    newest, how = newest_checkpoint(run.folder) / AVERAGE, drawing(recipe)
     below = None
     if isinstance(corpus, CodedCorpus):
         assert run.below is not None, "of a recipe of codes"
@@ -207,7 +209,7 @@ def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Consol
     def show(codes: Sequence[NDArray[np.int64]], labels: Sequence[str | None], what: str) -> Pixels:
         console.print(f"  decoding {len(codes)} images: {what}", highlight=False)
         there = enumerate(zip(codes, labels, strict=True))
-        return np.stack([run.decode(one, label, seed=recipe.seed, stream=i) for i, (one, label) in there])
+        return np.stack([run.decode(one, label, stream=i, **how) for i, (one, label) in there])
 
     return ImageSubject(
         model=run.model,
@@ -217,7 +219,7 @@ def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Consol
         seed=recipe.seed,
         encoded=lambda split: encoded(run.model, newest, corpus, split),
         show=show,
-        compose=lambda labels: run.sample_codes(labels, seed=recipe.seed),
+        compose=lambda labels: run.sample_codes(labels, **how),
         say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
         below=below,
     )
@@ -233,7 +235,7 @@ def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSu
         begun: NDArray[np.int64], actions: NDArray[np.int64], labels: Sequence[int], what: str
     ) -> NDArray[np.int64]:
         console.print(f"  going on with {len(begun)} clips: {what}", highlight=False)
-        return run.go_on(begun, actions, labels, seed=recipe.seed)
+        return run.go_on(begun, actions, labels, **drawing(recipe))
 
     return VideoSubject(
         model=run.model,
@@ -245,6 +247,11 @@ def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSu
         show=lambda codes: np.stack([run.decode(one) for one in codes]),
         go_on=go_on,
     )
+
+
+def drawing(recipe: Recipe) -> dict[str, Any]:
+    """What everything that is drawn is drawn by."""
+    return {"seed": recipe.seed, "temperature": recipe.evaluation.temperature}
 
 
 def fitting_corpus(run: Run | ImageRun | VideoRun, recipe: Recipe, console: Console) -> Corpus:
@@ -296,7 +303,7 @@ def command(run: Run | ImageRun | VideoRun, only: Sequence[str], overrides: Sequ
     words += [word for name in only for word in ("--only", name)]
     for one in overrides:
         key = one.partition("=")[0]
-        words += ["--set", f"{key}=PATH" if key in PLACES else one]
+        words += ["--set", f"{key}=PATH" if is_place(key) else one]
     return shlex.join(words)
 
 
@@ -336,7 +343,8 @@ def page(record: Record, findings: Sequence[Findings], path: Path, items: str) -
     else:
         measured = f"{record.clips} {items} {of}, {record.speakers} classes. K = {record.codes}"
     report.text(
-        f"{measured}. {trained}. wavevq {record.wavevq}, {record.date}, seed {record.seed}.\n\n{record.command}"
+        f"{measured}. {trained}. wavevq {record.wavevq}, {record.date}. Drawn by seed {record.seed} at temperature "
+        f"{record.temperature:g}.\n\n{record.command}"
     )
     for section, found in zip(record.sections, findings, strict=True):
         report.heading(section.title)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,10 @@ from wavevq.evaluate.likelihood import encoded
 from wavevq.evaluate.rate import PriorValidator
 from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
+from wavevq.progress import beginning
 from wavevq.recipe import Prior, Recipe
+from wavevq.recipe.data import is_place
+from wavevq.recipe.trained import refuse_shipped
 from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
@@ -46,9 +50,8 @@ from wavevq.train.loop import fit
 from wavevq.train.state import AVERAGE, checkpoints
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
+# Of the corpora their places, too (PLACES).
 MAY_CHANGE: set[tuple[str, ...]] = {
-    ("data", "root"),
-    ("data", "alignments"),
     ("data", "run"),  # it is known by its weights
     ("train", "log_every"),
     ("train", "validate_every"),
@@ -136,7 +139,7 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     refuse_too_large(recipe, len(corpus.labels))
     module = build_model(recipe, len(corpus.labels))
     turned = module.encoder if recipe.train.optimizer == "muon" else None
-    known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed
+    known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed, partial(beginning, console=console)
     if isinstance(module, JointVqVae):
         validator = JointValidator(module, *known)
         fit(fabric, module, batches, recipe.train, folder, validator, console, resume, module.prior, turned)
@@ -161,11 +164,12 @@ def _train_prior(fabric: Fabric, recipe: Recipe, plan: Prior, folder: Path, corp
     if begun:
         refuse_stale(place, folder)
     fabric.to_device(model.eval())
-    training, held_out = (encoded(model, weights, corpus, split) for split in ("train", "val"))
+    say = partial(beginning, console=console)
+    training, held_out = (encoded(model, weights, corpus, split, say) for split in ("train", "val"))
     batches = corpus.code_crops(training, plan.crop, plan.batch, recipe.hop, recipe.seed)
     console.print(f"training the prior: {plan.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     prior = build_prior(recipe, plan, len(corpus.labels))
-    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus)
+    validator = PriorValidator(prior, training, held_out, recipe.evaluation, recipe.seed, corpus, say)
     if not begun:
         alone(lambda: record_weights(place, folder))
     fit(fabric, prior, batches, plan, place, validator, console, begun)
@@ -179,6 +183,7 @@ def joint(recipe: Recipe) -> bool:
 
 def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> None:
     """Raises WavevqError for a folder that this training must not write to."""
+    refuse_shipped(folder)
     if stage == "prior":
         if not (folder / SUMMARY).exists():
             raise WavevqError(f"{folder}: has no finished VQ-VAE; train that first, or name the run with --run")
@@ -251,7 +256,10 @@ def refuse_another(before: Recipe, now: Recipe, folder: Path) -> None:
     lines = [
         f"{folder}: was begun with {'.'.join(path)} = {old!r}, the recipe now has {new!r}"
         for path, old, new in differing
-        if path not in MAY_CHANGE and path[:1] not in MAY_CHANGE and (begun or path[0] != "prior")
+        if path not in MAY_CHANGE
+        and path[:1] not in MAY_CHANGE
+        and not is_place(".".join(path))
+        and (begun or path[0] != "prior")
     ]
     if lines:
         raise WavevqError(*lines)
@@ -268,9 +276,15 @@ def write_summary(folder: Path) -> None:
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], at: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for key in sorted({*a, *b}):
-        old, new = a.get(key), b.get(key)
+        old, new = _numbered(a.get(key)), _numbered(b.get(key))
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, (*at, key))
         elif old != new:
             found.append(((*at, key), old, new))
     return found
+
+
+def _numbered(value: Any) -> Any:
+    """A list of sections as a section of them, each under its number; any other value itself."""
+    sections = isinstance(value, list) and any(isinstance(one, dict) for one in value)
+    return {str(number): one for number, one in enumerate(value)} if sections else value

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ from wavevq.run_folder import (
 from wavevq.sampling import Precision
 from wavevq.train.log import METRICS
 from wavevq.train.state import read_state, save_average
+
+D = TypeVar("D", bound=r.Section)
 
 LICENCE = "LICENSE"
 BY, SHARE_ALIKE = "Attribution 4.0 International", "Attribution-ShareAlike 4.0 International"
@@ -109,9 +112,15 @@ def _halved(value: Tensor) -> Tensor:
 
 def placeless(recipe: Recipe) -> Recipe:
     """The recipe without this machine's places: the corpus lies where it does by default."""
-    data = recipe.data
-    places = {key: field.default for key, field in type(data).model_fields.items() if key in ("root", "alignments")}
-    return recipe.model_copy(update={"data": data.model_copy(update=places)})
+    return recipe.model_copy(update={"data": _placeless(recipe.data)})
+
+
+def _placeless(data: D) -> D:
+    fields = type(data).model_fields.items()
+    places: dict[str, Any] = {key: field.default for key, field in fields if key in ("root", "alignments")}
+    if isinstance(data, r.Joined):
+        places["of"] = tuple(_placeless(part) for part in data.of)
+    return data.model_copy(update=places)
 
 
 def sources(recipe: Recipe) -> list[Source] | None:

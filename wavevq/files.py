@@ -79,6 +79,7 @@ def decode(run: Run, jobs: Sequence[Job], speaker: str, sampling: Sampling, cons
             else:
                 frames, dtype = read_header(job.source, job.name)
                 coming = arriving_codes(job.source, frames, dtype, job.name)
+                run.warm_up()
                 _pipe(run, job, speaker, coming, frames * run.recipe.hop, sampling, told, console)
     sample_clips(run, clips, sampling, told, console)
     told.end()
@@ -98,6 +99,8 @@ def convert(run: Run, jobs: Sequence[Job], speaker: str, sampling: Sampling, con
 
 def sample_clips(run: Run, clips: Sequence[Clip], sampling: Sampling, told: Told, console: Console) -> None:
     """Whole files many at a time, streams a chunk at a time."""
+    if clips:
+        run.warm_up()
     files = []
     for clip in clips:
         if isinstance(clip.job.target, Path):

@@ -75,6 +75,7 @@ def sample(
         console.print(f"{begun}, and may go on for {seconds:g} s", soft_wrap=True, highlight=False)
     groups = [range(start, min(count, start + AT_ONCE)) for start in range(0, count, AT_ONCE)]
     make_folder(folder / PAGE)  # what cannot be written is told before the work
+    run.warm_up()
     codes: list[NDArray[np.int64]] = []
     with told.timing(), codes_bar(count * frames, console) as advance:
         for some in groups:

@@ -184,7 +184,7 @@ def load_image_run(
     precision: Precision = "bfloat16",
 ) -> ImageRun:
     """The run of images in a folder, or of that name under ``runs/``; arguments and errors as ``run.load_run``'s."""
-    folder = find_run(name)
+    folder = find_run(name, "images", "codes")
     recipe, labels = read_recipe(folder), read_speakers(folder)
     if recipe.data.signal in ("speech", "video"):
         raise WavevqError(f"{folder}: is a run of {recipe.data.signal}; what is asked for needs one of images")

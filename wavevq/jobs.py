@@ -154,4 +154,4 @@ def _check_target(path: Path, gives: str, rate: int, out: Path | None) -> None:
 def refuse_full(folder: Path) -> None:
     """Raises WavevqError for what is no empty folder, nor a new one."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WavevqError(f"{folder}: is there already; name an empty folder or a new one")
+        raise WavevqError(f"{folder}: is there already; name another OUTDIR, a new or an empty folder")

@@ -100,6 +100,12 @@ def moving(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def beginning(words: str, console: Console) -> None:
+    """What begins and may last, said where no bar shows it."""
+    if not moving(console):
+        console.print(words, soft_wrap=True, highlight=False)
+
+
 def listing(title: str) -> Table:
     """An empty table of what is told under a title: a name and a text a row."""
     table = Table(title=title, title_justify="left", show_header=False, box=None)

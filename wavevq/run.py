@@ -220,6 +220,11 @@ class Run:
             raise WavevqError(f"guidance {weight:g}: sampler {sampler} cannot; give auto or reference")
         return Guided(self.guiding, prior.conditioning(torch.tensor([prior.nobody], device=self.device))[:, 0], weight)
 
+    def warm_up(self) -> None:
+        """Have what draws compiled, or loaded, before a clock runs: a frame is drawn and thrown away."""
+        if not isinstance(self.sampler, Reference):
+            self.decode(np.zeros(1, np.int64), self.speakers[0])
+
     def decode_stream(
         self,
         codes: Iterable[int | NDArray[np.integer[Any]]],
@@ -333,7 +338,7 @@ def load_run(
     """
     device = device or default_device(sampler)
     chosen = choose(sampler, precision, device)
-    folder = find_run(name)
+    folder = find_run(name, "speech")
     recipe = read_recipe(folder)
     if recipe.data.signal != "speech":
         raise WavevqError(f"{folder}: is a run of {recipe.data.signal}; what is asked for needs one of speech")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -14,6 +16,7 @@ from wavevq.audio import make_folder, replacing, unwritable
 from wavevq.errors import WavevqError
 from wavevq.plain import from_json, is_name
 from wavevq.recipe import Coded, Recipe
+from wavevq.recipe.section import Signal
 from wavevq.recipe.trained import DEFAULT, folder_named, refuse_ways_out, shipped
 from wavevq.recipe.trained import RECIPE as RECIPE
 from wavevq.recipe.trained import RUNS as RUNS
@@ -26,24 +29,68 @@ PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
 TRAINED_ON = "trained-on"
 
 
-def find_run(name: str | Path | None) -> Path:
-    """The folder of a run: as ``folder_named``; for None ``$WAVEVQ_RUN``, else the newest finished one under ``runs/``.
+@dataclass(frozen=True)
+class Found:
+    """The folder of the run that is meant, and why it is this one: "" where it was named."""
 
-    Where none is, DEFAULT, if that is shipped. Raises WavevqError for a run that is not there.
+    folder: Path
+    why: str = ""
+
+
+def find_run(name: str | Path | None, *signals: Signal) -> Path:
+    """The folder of the run that is meant, as ``found_run``."""
+    return found_run(name, *signals).folder
+
+
+def found_run(name: str | Path | None, *signals: Signal) -> Found:
+    """The run that is meant: as ``folder_named``; for None ``$WAVEVQ_RUN``, else the newest finished under ``runs/``.
+
+    signals: of what that may be; of anything where none is given. A run is finished when its VQ-VAE is and, where its
+    recipe has a ``prior`` that is trained after it, that too. Only where none is so far, the newest that lacks such a
+    prior is taken (``--stage vqvae``, or a training that was killed), and ``why`` says so. Where there is none at all,
+    DEFAULT, if that is shipped and fits. Raises WavevqError for a run that is not there, and for one under ``runs/``
+    that cannot be read while it is looked through.
     """
-    name = name or os.environ.get("WAVEVQ_RUN")
     if name:
-        return folder_named(name)
-    finished = sorted(RUNS.glob(f"*/{SUMMARY}"), key=lambda path: path.stat().st_mtime_ns)
-    if not finished and DEFAULT in shipped():
-        return folder_named(DEFAULT)
-    if not finished:
-        others = f", such as {shipped()[0]}, which is shipped with wavevq" if shipped() else ""
-        raise WavevqError(
-            f"no finished run under {RUNS}/: train one (wavevq train RECIPE) or name one with --run{others}"
+        return Found(folder_named(name))
+    if named := os.environ.get("WAVEVQ_RUN"):
+        with _said_why("named by $WAVEVQ_RUN"):
+            return Found(folder_named(named), "$WAVEVQ_RUN")
+    of = f" of {signals[0]}" if signals else ""
+    without_prior = None
+    for folder in sorted((path.parent for path in RUNS.glob(f"*/{SUMMARY}")), key=_ended, reverse=True):
+        with _said_why("looked at because no run was named: --run names one"):
+            refuse_ways_out(folder)
+            recipe = read_recipe(folder)
+        if signals and recipe.data.signal not in signals:
+            continue
+        if recipe.prior is None or (prior_folder(folder, recipe) / SUMMARY).exists():
+            return Found(folder, f"the newest finished one{of}; --run names another")
+        without_prior = without_prior or folder
+    if without_prior:
+        return Found(
+            without_prior, f"the newest{of} with a finished VQ-VAE, but no finished prior; --run names another"
         )
-    refuse_ways_out(finished[-1].parent)
-    return finished[-1].parent
+    fitting = [one for one in shipped() if not signals or read_recipe(folder_named(one)).data.signal in signals]
+    none = f"no finished run{of} under {RUNS}/"
+    if DEFAULT in fitting:
+        return Found(folder_named(DEFAULT), f"shipped with wavevq, there being {none}; --run names another")
+    others = f", such as {fitting[0]}, which is shipped with wavevq" if fitting else ""
+    raise WavevqError(f"{none}: train one (wavevq train RECIPE) or name one with --run{others}")
+
+
+def _ended(folder: Path) -> int:
+    """When the last of a run's trainings that has ended did."""
+    return max(path.stat().st_mtime_ns for path in (folder / SUMMARY, folder / PRIOR / SUMMARY) if path.exists())
+
+
+@contextmanager
+def _said_why(why: str) -> Iterator[None]:
+    """Adds to the lines of a refusal why the run that it is about was looked at."""
+    try:
+        yield
+    except WavevqError as error:
+        raise WavevqError(*(f"{line} ({why})" for line in error.args)) from None
 
 
 def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping[str, str] | None = None) -> None:

@@ -21,6 +21,7 @@ from wavevq.errors import WavevqError
 from wavevq.evaluate.record import Record, read_record
 from wavevq.paper import CLAIMS, RUN, Claim, Place, Source
 from wavevq.plain import from_json
+from wavevq.run_folder import SPEAKERS, SUMMARY
 
 COMMITTED = Path(__file__).parents[1] / "results"  # of a checkout
 BEGIN, END = "<!-- wavevq scoreboard -->", "<!-- /wavevq scoreboard -->"
@@ -90,12 +91,17 @@ def scoreboard(paths: Sequence[Path], file: Path | None, console: Console) -> li
     rows = [row_of(claim, every) for claim in CLAIMS]
     console.print(table(rows))
     console.print(CAPTION, highlight=False)
-    if foreign:
-        names = ", ".join(one.name for one in foreign)
+    if others := [one for one in foreign if not is_own(one)]:
+        names = ", ".join(one.name for one in others)
         console.print(f"left out, no evaluations and no studies: {names}", soft_wrap=True, highlight=False)
     if file is not None:
         console.print(f"written: {write(rows, file)}", soft_wrap=True, highlight=False)
     return rows
+
+
+def is_own(path: Path) -> bool:
+    """Whether wavevq itself writes the file, for other readers: results of benchmarks, what lies in a run folder."""
+    return path.parent.resolve() == COMMITTED.resolve() or path.name in (SPEAKERS, SUMMARY)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -252,14 +258,15 @@ def reason(claim: Claim, every: Sequence[Evidence]) -> str:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """For the terminal: what a value comes from stands under it."""
-    made = Table(title="Van den Oord et al. 2017 and wavevq", title_justify="left", show_lines=True)
-    for header in HEADERS[:4]:
-        made.add_column(header, overflow="fold")
+    """For the terminal: the paper's value stands under its experiment, and under ours what it comes from."""
+    made = Table(title="Van den Oord et al. 2017 and wavevq", title_justify="left", show_lines=True, expand=True)
+    made.add_column(", ".join(HEADERS[:3]), overflow="fold", ratio=3)
+    made.add_column(HEADERS[3], overflow="fold", ratio=4)
     for row in rows:
         origin = f"{row.data}; steps {row.steps}; seed {row.seed}; {row.date}\n{row.command}"
         ours = Text(row.why) if row.ours is None else Text.assemble((row.ours, "bold"), "\n", (origin, "dim"))
-        made.add_row(row.claim.section, Text(row.claim.experiment), Text(row.claim.value), ours)
+        paper = f"{row.claim.section}  {row.claim.experiment}\npaper: {row.claim.value}"
+        made.add_row(Text(paper), ours)
     return made
 
 

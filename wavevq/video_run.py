@@ -118,7 +118,7 @@ def load_video_run(
     precision: Precision = "bfloat16",
 ) -> VideoRun:
     """The run of video in a folder, or of that name under ``runs/``; arguments and errors as ``run.load_run``'s."""
-    folder = find_run(name)
+    folder = find_run(name, "video")
     recipe, labels = read_recipe(folder), read_speakers(folder)
     if recipe.data.signal != "video":
         raise WavevqError(f"{folder}: is a run of {recipe.data.signal}; what is asked for needs one of video")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from wavevq.audio import make_folder, replacing
 from wavevq.errors import WavevqError
 from wavevq.plain import from_json, is_name
-from wavevq.recipe.trained import RUNS, is_shipped
+from wavevq.recipe.trained import refuse_shipped
 
 FOLDER, SUFFIX = "speakers", ".safetensors"
 FORMAT = 2
@@ -44,12 +43,7 @@ class Voice:
 
 def place(folder: Path, name: str, trained: Collection[str], replace: bool) -> Path:
     """The file of a new speaker. Raises WavevqError for a name that cannot be or is taken, and for a shipped run."""
-    if is_shipped(folder):
-        copy = RUNS / folder.name
-        raise WavevqError(
-            f"{folder.name}: is shipped with wavevq, and nothing is written there; a copy is a run of yours, and comes "
-            f"before it: mkdir -p {RUNS}; cp -r {shlex.quote(str(folder))} {copy}"
-        )
+    refuse_shipped(folder)
     if not _can_be(name):
         raise WavevqError(
             f"{name}: cannot be a speaker's name; allowed are letters, digits, _, - and ., the first a "

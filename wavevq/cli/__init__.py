@@ -5,18 +5,37 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
 from wavevq import __version__
 from wavevq.cli import measures, speech, training
-from wavevq.cli.options import INTERRUPTED, MISTAKE
+from wavevq.cli.options import INTERRUPTED, MISTAKE, refusal
 from wavevq.errors import WavevqError, escaped
 
 
+@contextmanager
+def _one_line(ctx: click.Context) -> Iterator[None]:
+    """A command line that click refuses ends with exit code 2 and one line that names its help."""
+    try:
+        yield
+    except click.UsageError as error:
+        of = (error.ctx or ctx).command_path
+        click.echo(f"wavevq: {escaped(' '.join(error.format_message().split()))} ({of} --help tells more)", err=True)
+        _exit(ctx, MISTAKE)
+
+
 class Commands(click.Group):
-    """A user's mistake is told in its lines, without a traceback."""
+    """A user's mistake is told in its lines, without a traceback; one that click finds, in one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            return super().parse_args(ctx, args)  # shows the help
+        with _one_line(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         if not os.environ.get("TERM"):
@@ -25,10 +44,11 @@ class Commands(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a file's name may be bytes that are no text
         try:
-            return super().invoke(ctx)
+            with _one_line(ctx):
+                return super().invoke(ctx)
         except WavevqError as error:
             for line in error.args:
-                click.echo(f"wavevq: {line}", err=True)
+                click.echo(f"wavevq: {refusal(line, ctx)}", err=True)
             _exit(ctx, MISTAKE)
         except OSError as error:  # of a file: it may not be read, its name is too long, its disk is gone
             if error.filename is None:

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavevq.cli import options
+from wavevq.errors import WavevqError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from wavevq.image_run import ImageRun
+    from wavevq.recipe.section import Signal
     from wavevq.sampling import Backend, Precision
 
 
-def meant(run: str | None) -> bool:
-    """Whether the run that is named, as for ``find_run``, is of images, or of the codes of a run that is."""
-    from wavevq.run_folder import find_run, read_recipe
+def signals(paths: Sequence[str]) -> tuple[Signal, ...]:
+    """Of what a run must be for these files: of images or their codes, or of speech where nothing tells of an image.
 
-    return read_recipe(find_run(run)).data.signal != "speech"
+    What tells is the suffix of one that is named, and of a folder, or of codes, the first file.
+    """
+    from wavevq.codes_file import axes_of
+    from wavevq.folders import is_file, walk
+    from wavevq.jobs import AUDIO, CODES
+    from wavevq.pixels import SUFFIXES
+
+    top = paths[0]
+    inside = [top] if is_file(Path(top)) else (str(parent / name) for parent, names in walk(top) for name in names)
+    first = next((one for one in inside if one.lower().endswith((*SUFFIXES, *AUDIO, CODES))), "")
+    told = any(one.lower().endswith(SUFFIXES) for one in (*paths, first))
+    if first.lower().endswith(CODES):
+        with suppress(WavevqError, OSError):  # what is wrong with it the command tells, beside the other files
+            told |= axes_of(first) > 1
+    return ("images", "codes") if told else ("speech",)
 
 
-def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
+def meant(folder: Path) -> bool:
+    """Whether a run is of images, or of the codes of a run that is."""
+    from wavevq.run_folder import read_recipe
+
+    return read_recipe(folder).data.signal != "speech"
+
+
+def encode(paths: tuple[str, ...], out: str | None, run: Path) -> None:
     from wavevq import image_files
     from wavevq.jobs import CODES, plan
     from wavevq.pixels import SUFFIXES
@@ -37,7 +61,7 @@ def decode(
     paths: tuple[str, ...],
     out: str | None,
     label: str | None,
-    run: str | None,
+    run: Path,
     sampler: Backend,
     precision: Precision,
     **how: Any,
@@ -57,7 +81,7 @@ def sample(
     folder: str,
     count: int,
     label: str | None,
-    run: str | None,
+    run: Path,
     sampler: Backend,
     precision: Precision,
     **how: Any,
@@ -72,11 +96,11 @@ def sample(
     image_files.sample(trained, Path(folder), count, console, label=label, sampling=sampling)
 
 
-def load(name: str | None, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16") -> ImageRun:
+def load(folder: Path, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16") -> ImageRun:
     """As ``options.load``; what draws is said where something does."""
     from wavevq.image_run import load_image_run
 
-    run = load_image_run(name, sampler=sampler, precision=precision)
+    options.tell(console)
+    run = load_image_run(folder, sampler=sampler, precision=precision)
     run.codebook()
-    options.tell(name, run.folder, console)
     return run

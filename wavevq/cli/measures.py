@@ -36,17 +36,18 @@ def evaluate(only: tuple[str, ...], output: str | None, overrides: tuple[str, ..
     wavevq evaluate --run runs/digits --only codebook --set data.root=/data/fsdd
     """
     from wavevq import evaluation
-    from wavevq.run_folder import find_run, read_recipe
+    from wavevq.run_folder import read_recipe
 
-    evaluation.check(only, evaluation.metrics_of(read_recipe(find_run(run))))
+    found = options.find(run)
+    evaluation.check(only, evaluation.metrics_of(read_recipe(found)))
     console = options.console(stderr=False)
     trained: Run | ImageRun | VideoRun
-    if video.meant(run):
-        trained = video.load(run, console)
-    elif images.meant(run):
-        trained = images.load(run, console)
+    if video.meant(found):
+        trained = video.load(found, console)
+    elif images.meant(found):
+        trained = images.load(found, console)
     else:
-        trained = options.load(run, console, "auto", enrolled=False)
+        trained = options.load(found, console, "auto", enrolled=False)
     folder = Path(output) if output else evaluation.place(trained.folder)
     evaluation.evaluate(trained, only, folder, overrides, console)
 
@@ -89,7 +90,7 @@ def doctor(as_json: bool) -> None:
 def info(what: str | None, run: str | None) -> None:
     """Describe a run (by default the one that the other commands would take), a file of codes, or a .wvq file.
 
-    For codes, --run names the run whose rate and hop give their duration.
+    For codes, --run (or $WAVEVQ_RUN) names the run that made them, whose rate and hop give their duration.
     """
     from wavevq import about
     from wavevq.jobs import CODES, PACKED
@@ -106,5 +107,7 @@ def info(what: str | None, run: str | None) -> None:
     elif what is not None and file:
         table = about.of_codes(sys.stdin.buffer if what == "-" else what, what, run)
     else:
-        table = about.of_run(what if what is not None else run)
+        folder = options.find(what if what is not None else run)
+        options.tell(options.console())
+        table = about.of_run(folder)
     options.console(stderr=False).print(table)

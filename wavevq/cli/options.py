@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wavevq.errors import WavevqError
+from wavevq.errors import WavevqError, escaped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from wavevq.recipe.section import Signal
     from wavevq.run import Run
+    from wavevq.run_folder import Found
     from wavevq.sampling import Backend, Precision
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +35,7 @@ def paths(command: F) -> F:
 def run(command: F) -> F:
     said = (
         "A run's folder, its name under runs/, or one shipped with wavevq; by default $WAVEVQ_RUN, else the newest "
-        "finished one under runs/, else voices, which is shipped."
+        "finished one under runs/ that fits, else voices, which is shipped."
     )
     return click.option("--run", metavar="RUN", help=said)(command)
 
@@ -76,23 +77,60 @@ LABEL = "--speaker", "--label", "speaker"  # names of one option: a class of ima
 SPEAKER = click.option("--speaker", required=True, metavar="S", help="Whose voice; wavevq info lists them.")
 
 
+FOUND = "wavevq.run"  # in a context's meta: the ``Found`` of this call
+
+
+def find(name: str | None, *signals: Signal) -> Path:
+    """The folder of the run that is meant, as ``run_folder.found_run``, whose why ``tell`` and refusals say."""
+    from wavevq.run_folder import found_run
+
+    found = found_run(name, *signals)
+    click.get_current_context().meta[FOUND] = found
+    return found.folder
+
+
+def tell(console: Console) -> None:
+    """Says which run was taken where none was named."""
+    if found := _by_default(click.get_current_context()):
+        console.print(f"run: {_shown(found.folder)} ({found.why})", soft_wrap=True, highlight=False)
+
+
+def refusal(line: str, context: click.Context) -> str:
+    """The line of a refusal. One that is of a run which nobody named says so."""
+    found = _by_default(context)
+    if found is None or escaped(str(found.folder)) not in line:
+        return line
+    return f"{line} ({escaped(_shown(found.folder))} was taken by default: {found.why})"
+
+
+def _by_default(context: click.Context) -> Found | None:
+    found: Found | None = context.meta.get(FOUND)
+    return found if found and found.why else None
+
+
+def _shown(folder: Path) -> str:
+    from wavevq.recipe.trained import is_shipped
+
+    return folder.name if is_shipped(folder) else str(folder)
+
+
 def load(
-    name: str | None,
+    folder: Path,
     console: Console,
     sampler: Backend | None = None,
     precision: Precision = "bfloat16",
     enrolled: bool = True,
 ) -> Run:
-    """The run that is meant; says which where it was not named, and what draws.
+    """The run that ``find`` has found; says which where it was not named, and what draws.
 
     sampler: None where nothing is sampled, and no time to be lost on importing what would.
     """
     from wavevq.progress import told_sampler
     from wavevq.run import load_run
 
-    run = load_run(name, sampler=sampler or "reference", precision=precision, enrolled=enrolled)
+    tell(console)
+    run = load_run(folder, sampler=sampler or "reference", precision=precision, enrolled=enrolled)
     run.codebook()  # every command that loads a model works on codes
-    tell(name, run.folder, console)
     if sampler is not None:
         told_sampler(run.sampler, console)
     return run
@@ -106,22 +144,6 @@ def ranks(console: Console) -> Iterator[None]:
     with joined():
         console.quiet = rank() > 0
         yield
-
-
-def tell(name: str | None, folder: Path, console: Console) -> None:
-    """Says which run was taken where none was named."""
-    from wavevq.recipe.trained import RUNS, is_shipped
-
-    if not name:
-        by, run = "the newest finished one; --run names another", str(folder)
-        if os.environ.get("WAVEVQ_RUN"):
-            by = "$WAVEVQ_RUN"
-        elif is_shipped(folder):
-            by, run = (
-                f"shipped with wavevq, there being no finished run under {RUNS}/; --run names another",
-                folder.name,
-            )
-        console.print(f"run: {run} ({by})", soft_wrap=True, highlight=False)
 
 
 def console(stderr: bool = True) -> Console:

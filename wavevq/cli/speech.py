@@ -23,15 +23,16 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
     that Pillow reads, its middle square brought to the model's size, CODES [h, w, G]. Several inputs and folders want
     --out DIR. A - as IN is standard input, as OUT standard output (.npy). Under torchrun, processes share the files.
     """
-    if images.meant(run):
-        images.encode(paths, out, run)
+    folder = options.find(run, *images.signals(paths))
+    if images.meant(folder):
+        images.encode(paths, out, folder)
         return
     from wavevq import files
     from wavevq.jobs import AUDIO, CODES, plan
 
     console = options.console()
     with options.ranks(console):
-        trained = options.load(run, console)
+        trained = options.load(folder, console)
         jobs = plan(paths, out, takes=AUDIO, gives=CODES, rate=trained.rate, streams=options.streams())
         files.encode(trained, jobs, console)
 
@@ -56,8 +57,9 @@ def decode(
     standard output, written as they are made, and with - as CODES while codes arrive. Several inputs and folders
     want --out DIR.
     """
-    if images.meant(run):
-        images.decode(paths, out, speaker, run, sampler, precision, **how)
+    folder = options.find(run, *images.signals(paths))
+    if images.meant(folder):
+        images.decode(paths, out, speaker, folder, sampler, precision, **how)
         return
     if speaker is None:
         raise click.MissingParameter(param_type="option", param_hint="'--speaker'")
@@ -66,7 +68,7 @@ def decode(
 
     console = options.console()
     sampling = files.Sampling(**how)
-    trained = options.load(run, console, sampler, precision)
+    trained = options.load(folder, console, sampler, precision)
     jobs = plan(paths, out, takes=[CODES], gives=".wav", rate=trained.rate, streams=options.streams())
     files.decode(trained, jobs, speaker, sampling, console)
 
@@ -95,7 +97,7 @@ def convert(
 
     console = options.console()
     sampling = files.Sampling(**how)
-    trained = options.load(run, console, sampler, precision)
+    trained = options.load(options.find(run, "speech"), console, sampler, precision)
     trained.speaker(speaker)  # it is part of OUT's name
     jobs = plan(
         paths,
@@ -123,7 +125,8 @@ def compress(paths: tuple[str, ...], out: str | None, speaker: str | None, run: 
     from wavevq.jobs import AUDIO, PACKED, plan
 
     console = options.console()
-    trained = options.load(run, console, enrolled=False)  # a file belongs to the run as it was trained
+    found = options.find(run, "speech")
+    trained = options.load(found, console, enrolled=False)  # a file belongs to the run as it was trained
     jobs = plan(paths, out, takes=AUDIO, gives=PACKED, rate=trained.rate, streams=options.streams())
     packing.compress(trained, jobs, speaker, console)
 
@@ -147,7 +150,7 @@ def decompress(
 
     console = options.console()
     sampling = files.Sampling(**how)
-    trained = options.load(run, console, sampler, precision, enrolled=False)
+    trained = options.load(options.find(run, "speech"), console, sampler, precision, enrolled=False)
     jobs = plan(paths, out, takes=[PACKED], gives=".wav", rate=trained.rate, streams=options.streams())
     packing.decompress(trained, jobs, sampling, console)
 
@@ -191,18 +194,19 @@ def sample(
     wavevq sample ships --label ship --count 64 --run runs/cifar10
     wavevq sample later --action left --count 8 --run runs/shapes
     """
-    if video.meant(run):
-        video.sample(folder, count, action, run, sampler, precision, **how)
+    found = options.find(run)
+    if video.meant(found):
+        video.sample(folder, count, action, found, sampler, precision, **how)
         return
     options.refuse_of("video", "speech or images", "action")
-    if images.meant(run):
-        images.sample(folder, count, speaker, run, sampler, precision, **how)
+    if images.meant(found):
+        images.sample(folder, count, speaker, found, sampler, precision, **how)
         return
     from wavevq import generate
     from wavevq.audio import read
 
     console = options.console()
-    trained = options.load(run, console, sampler, precision)
+    trained = options.load(found, console, sampler, precision)
     begun = read(prime) if prime else None
     generate.sample(
         trained, Path(folder), count, seconds, console, speaker=speaker, prime=begun, guidance=guidance, **how

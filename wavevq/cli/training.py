@@ -85,7 +85,7 @@ def enroll(
     from wavevq.jobs import recordings
 
     console = options.console(stderr=False)
-    trained = options.load(run, console, enrolled=False)
+    trained = options.load(options.find(run, "speech"), console, enrolled=False)
     found = [read(path) for path in recordings(clips)]
     fit(trained, name, found, console, steps=steps, rate=rate, seed=seed, replace=replace)
 
@@ -111,7 +111,9 @@ def export(folder: str, precision: Precision, run: str | None) -> None:
     from wavevq import export as exporting
 
     console = options.console(stderr=False)
-    taken = exporting.export(run, Path(folder), precision)
+    source = options.find(run)
+    options.tell(console)
+    taken = exporting.export(str(source), Path(folder), precision)
     size = sum(path.stat().st_size for path in taken.rglob("*") if path.is_file())
     console.print(f"written: {taken}, {size / 1e6:.1f} MB", soft_wrap=True, highlight=False)
     if not (taken / exporting.LICENCE).exists():

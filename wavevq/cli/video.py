@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from wavevq.video_run import VideoRun
 
 
-def meant(run: str | None) -> bool:
-    """Whether the run that is named, as for ``find_run``, is of video."""
-    from wavevq.run_folder import find_run, read_recipe
+def meant(folder: Path) -> bool:
+    """Whether a run is of video."""
+    from wavevq.run_folder import read_recipe
 
-    return read_recipe(find_run(run)).data.signal == "video"
+    return read_recipe(folder).data.signal == "video"
 
 
 def sample(
     folder: str,
     count: int,
     action: str | None,
-    run: str | None,
+    run: Path,
     sampler: Backend,
     precision: Precision,
     **how: Any,
@@ -41,10 +41,9 @@ def sample(
     video_files.sample(trained, Path(folder), count, console, action=action, sampling=sampling)
 
 
-def load(name: str | None, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16") -> VideoRun:
+def load(folder: Path, console: Console, sampler: Backend = "auto", precision: Precision = "bfloat16") -> VideoRun:
     """As ``options.load``."""
     from wavevq.video_run import load_video_run
 
-    run = load_video_run(name, sampler=sampler, precision=precision)
-    options.tell(name, run.folder, console)
-    return run
+    options.tell(console)
+    return load_video_run(folder, sampler=sampler, precision=precision)

@@ -7,7 +7,7 @@ from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
 from wavevq.evaluate.likelihood import encode_all
 from wavevq.evaluate.rate import PriorValidator
-from wavevq.evaluate.validation import Validator
+from wavevq.evaluate.validation import Say, Validator
 from wavevq.joint import JointVqVae
 from wavevq.recipe import Evaluation
 from wavevq.train.log import Validation
@@ -20,9 +20,11 @@ class JointValidator:
     The last pass encodes the whole corpus, the others ``plan.clips`` of training and validation each.
     """
 
-    def __init__(self, model: JointVqVae, corpus: Corpus, plan: Evaluation, steps: int, seed: int) -> None:
+    def __init__(
+        self, model: JointVqVae, corpus: Corpus, plan: Evaluation, steps: int, seed: int, say: Say = lambda words: None
+    ) -> None:
         self.model, self.corpus, self.plan, self.steps, self.seed = model, corpus, plan, steps, seed
-        self.signal = Validator(model, corpus, plan, steps, seed)
+        self.signal = Validator(model, corpus, plan, steps, seed, say)
 
     def __call__(self, step: int) -> Validation:
         limit = None if step == self.steps else self.plan.clips

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,10 +118,12 @@ def encode_all(model: VqVae, batches: Sequence[Batch]) -> dict[int, Tensor]:
     return _encoded(model, batches)[0]
 
 
-def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
+def encoded(
+    model: VqVae, weights: Path, corpus: Corpus, split: Split, say: Callable[[str], object] = lambda words: None
+) -> Codes:
     """The codes of a split by a model of these weights, its own; from the cache where it has them already.
 
-    Else every rank encodes its share of them. Two trainings may ask at once.
+    Else every rank encodes its share of them, which ``say`` is told first. Two trainings may ask at once.
     """
     path = codes_place(weights, corpus)
     path = path.with_name(f"{path.name}-{split}.safetensors")
@@ -137,6 +139,7 @@ def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split) -> Codes:
     if (rows := find()) is None:
         with reserved(path.name) if rank() == 0 else nullcontext():
             if (rows := find()) is None:
+                say(f"encoding {len(examples)} {corpus.items} of the split {split} for the prior")
                 share = encode_all(model, corpus.whole(split, ENCODED, model.hop)[rank() :: world_size()])
                 shares = gathered({place: row.cpu().numpy() for place, row in share.items()})
                 made = {place: row for one in shares for place, row in one.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,12 +94,21 @@ class PriorValidator:
     """Called by the training loop while a prior trains."""
 
     def __init__(
-        self, prior: Prior, training: Codes, held_out: Codes, plan: Evaluation, seed: int, corpus: Corpus
+        self,
+        prior: Prior,
+        training: Codes,
+        held_out: Codes,
+        plan: Evaluation,
+        seed: int,
+        corpus: Corpus,
+        say: Callable[[str], object] = lambda words: None,
     ) -> None:
         self.prior, self.held_out, self.plan, self.seed, self.corpus = prior, held_out, plan, seed, corpus
+        self.say = say
         self.counts = counts(training, prior.codes)
 
     def __call__(self, step: int) -> Validation:
+        self.say(f"validating: the codes of {len(self.held_out.sequences)} {self.corpus.items}")
         found = measure(
             self.prior, self.held_out, self.counts, batch=64, others=self.plan.speakers, seed=self.seed
         )  # fmt: skip

@@ -47,6 +47,7 @@ class Record:
     data: the corpus's kind. speakers: how many. codes: K. rate: Hz. hop: samples a code. split, clips, seconds: what
     was measured, how many clips and how much audio. judged: how many of them were sampled anew, 0 where no metric
     listened. seed: of everything drawn. sections: in the order of the report. took: seconds, of everything.
+    temperature: of everything drawn; files from before it was kept do not tell.
     Of images: speakers are classes, clips are images, rate and seconds are 0, hop is the side of a code in pixels. Of
     video: speakers are shapes, judged are the clips drawn anew, rate and seconds are 0, hop is 1, a frame.
     """
@@ -70,6 +71,7 @@ class Record:
     seed: int
     sections: tuple[Section, ...]
     took: float
+    temperature: float = 1.0
 
     def figure(self, metric: str, name: str) -> Figure | None:
         """The figure of that name, or None where that metric was not measured or has no such figure."""

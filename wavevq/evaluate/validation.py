@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wavevq.data.corpus import Corpus
@@ -15,20 +16,25 @@ from wavevq.vqvae import VqVae
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Say = Callable[[str], object]
 COLLAPSED = 0.05  # perplexity / K below which a codebook has collapsed
 
 
 class Validator:
     """Called by the training loop: held-out likelihoods and the alarms, curves' pictures, clips and images.
 
-    The last pass takes all validation examples, the others ``plan.clips`` of them.
+    The last pass takes all validation examples, the others ``plan.clips`` of them; ``say`` is told how many, first.
     """
 
-    def __init__(self, model: VqVae, corpus: Corpus, plan: Evaluation, steps: int, seed: int) -> None:
-        self.model, self.corpus, self.plan, self.steps, self.seed = model, corpus, plan, steps, seed
+    def __init__(
+        self, model: VqVae, corpus: Corpus, plan: Evaluation, steps: int, seed: int, say: Say = lambda words: None
+    ) -> None:
+        self.model, self.corpus, self.plan, self.steps, self.seed, self.say = model, corpus, plan, steps, seed, say
 
     def __call__(self, step: int) -> Validation:
         limit = None if step == self.steps else self.plan.clips
+        there = len(self.corpus.split("val"))
+        self.say(f"validating: {there if limit is None else min(limit, there)} {self.corpus.items}")
         found = likelihood.measure(
             self.model,
             self.corpus,

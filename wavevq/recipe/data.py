@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
@@ -28,6 +29,15 @@ class Speech(Section):
 class OnDisk(Speech):
     root: str = "data"  # the corpus, or a folder that holds it
     alignments: str | None = None  # a folder of TextGrid or CTM files with its phones; null: those beside the audio
+
+
+# What may be another on another machine: keys of a recipe, N for the number of one of several that are joined.
+PLACES = "data.root", "data.alignments", "data.of.N.root", "data.of.N.alignments"
+
+
+def is_place(key: str) -> bool:
+    """Whether a key of a recipe, ``data.of.0.root``, is one of PLACES."""
+    return re.sub(r"\.[0-9]+\.", ".N.", key) in PLACES
 
 
 class Vctk(OnDisk):

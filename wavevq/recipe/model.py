@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from wavevq.recipe.section import Blocks, Count, Layers, Number, Section, Share, Signal, Whole
 
 Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=16)]
+FARTHEST = 2**20  # positions that a WaveNet sees, a minute at 16 kHz: sampling keeps them, of every channel
 # Each dimension to mean 0 and variance 1 by statistics of past steps, or each vector by its own.
 Norm = Literal["running", "layer"]
 
@@ -118,6 +119,15 @@ def refuse_narrow(window: int, strides: tuple[int, ...]) -> None:
         raise ValueError(f"window {window} must exceed every stride in {list(strides)} by an even number or 0")
 
 
+def refuse_far(layers: int, cycle: int, kernel: int) -> None:
+    seen = 1 + (kernel - 1) * sum(2 ** (layer % cycle) for layer in range(layers))
+    if seen > FARTHEST:
+        raise ValueError(
+            f"layers {layers}, cycle {cycle} and kernel {kernel} see {seen:,} positions; "
+            f"at most {FARTHEST:,} are allowed"
+        )
+
+
 Encoder = Annotated[
     WaveformEncoder | SpectralEncoder | ImageEncoder | CodesEncoder | FrameEncoder, Field(discriminator="kind")
 ]
@@ -198,6 +208,11 @@ class WaveNetDecoder(Section):
     context: Count = 128  # width of the conditioning network at latent rate
     context_layers: Blocks = 2
     speaker_dim: Count = 64
+
+    @model_validator(mode="after")
+    def _sees_no_farther_than_it_may(self) -> Self:
+        refuse_far(self.layers, self.cycle, self.kernel)
+        return self
 
     @property
     def size(self) -> str:

@@ -87,17 +87,26 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
     keys = path.split(".")
     if not equals or not all(keys):
         return f"--set {override}: must look like train.steps=200"
-    section: Any = tree
-    for key in keys[:-1]:
-        if section.get(key) is None:  # absent, or with nothing in it
-            section[key] = {}
-        section = section[key]
-        if not isinstance(section, dict):
-            return f"--set {override}: {key} is a value, not a section"
     try:
-        section[keys[-1]] = from_yaml(text)
+        value = from_yaml(text)
     except ValueError:
         return f"--set {override}: {text} is not a YAML value"
+    section: Any = tree
+    for depth, key in enumerate(keys):
+        place: Any = key
+        if isinstance(section, list):
+            numbers = [str(number) for number in range(len(section))]
+            if key not in numbers:
+                there = f"numbered {', '.join(numbers)}" if numbers else "of which there are none"
+                return f"--set {override}: {key} is none of the parts of {keys[depth - 1]}, {there}"
+            place = numbers.index(key)
+        elif not isinstance(section, dict):
+            return f"--set {override}: {keys[depth - 1]} is a value, not a section"
+        if depth == len(keys) - 1:
+            section[place] = value
+        elif isinstance(section, dict) and section.get(place) is None:  # absent, or with nothing in it
+            section[place] = {}
+        section = section[place]
     return None
 
 

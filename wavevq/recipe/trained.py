@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from wavevq.errors import WavevqError
@@ -39,6 +40,16 @@ def shipped() -> list[str]:
 def is_shipped(folder: Path) -> bool:
     """Whether a run folder is the package's own, where nothing may be written."""
     return Path(os.path.realpath(folder)).parent == Path(os.path.realpath(SHIPPED))
+
+
+def refuse_shipped(folder: Path) -> None:
+    """Raises WavevqError for a run folder that is the package's own: nothing may be written there."""
+    if is_shipped(folder):
+        copy = RUNS / folder.name
+        raise WavevqError(
+            f"{folder.name}: is shipped with wavevq, and nothing is written there; a copy is a run of yours, and comes "
+            f"before it: mkdir -p {RUNS}; cp -r {shlex.quote(str(folder))} {copy}"
+        )
 
 
 def refuse_ways_out(folder: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from wavevq.recipe.model import PixelCnn, PixelCnnLayers
+from wavevq.recipe.model import PixelCnn, PixelCnnLayers, refuse_far
 from wavevq.recipe.section import Count, Layers, Number, Positive, Section, Share, Signal, Whole
 
 
@@ -48,6 +48,11 @@ class WaveNetPrior(Section):
     gate: Count = 128
     skip: Count = 128
     head: Count = 256
+
+    @model_validator(mode="after")
+    def _sees_no_farther_than_it_may(self) -> Self:
+        refuse_far(self.layers, self.cycle, self.kernel)
+        return self
 
 
 class TransformerPrior(Section):
@@ -123,7 +128,7 @@ class Evaluation(Section):
     split: Literal["val", "train", "test"] = "val"  # whose clips are measured; test: of images alone
     judged: Count = 120  # clips that are sampled anew for the metrics that listen
     judged_seconds: Positive = 3.0  # of each
-    temperature: Positive = 1.0  # that they are drawn at; below 1 is less random
+    temperature: Positive = 1.0  # that all is drawn at; below 1 is less random
     # Of torchaudio, that listens where the vocabulary is open; its weights are fetched once
     recogniser: Literal["WAV2VEC2_ASR_BASE_960H", "WAV2VEC2_ASR_LARGE_960H", "HUBERT_ASR_LARGE"] | None = None
     enumerated: Count = 20_000  # sequences of codes at most that p(x) of a short signal is summed over

@@ -66,7 +66,7 @@ class Log:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[says]}"),
+            TextColumn("{task.fields[says]}", markup=False),
             console=console,
             disable=not moving(console),
         )

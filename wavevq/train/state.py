@@ -26,6 +26,7 @@ from wavevq.train.muon import slots
 FORMAT = 2
 UNSUMMED = 1  # the format before: without SUMS and METER
 KEPT = torch.float32, torch.float64  # what optimizers and meters keep
+UNSIGNED = "step", "exp_avg_sq"  # of what optimizers keep
 MODEL, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "average.safetensors", "optimizer.safetensors", "state.json"
 METER = "meter.safetensors"
 SUMS = "SHA256SUMS"  # of the others, as ``sha256sum -c`` reads them
@@ -257,6 +258,8 @@ def _of_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dic
         if [*value.shape] != expected.get(key) or value.dtype not in KEPT or not value.isfinite().all():
             raise WavevqError(f"{path}: {key!r} is not of the optimizer of this recipe's model")
         index, _, name = key.partition(".")
+        if name in UNSIGNED and (value < 0).any():
+            raise WavevqError(f"{path}: {key!r} holds negative values, which a step cannot go on from")
         state.setdefault(int(index), {})[name] = value
     for number, found in state.items():  # a parameter that never had a gradient is not among them
         for name in {*every[number][1]} - {*found}:
