@@ -43,7 +43,7 @@ from trainings import (
 from wavevq.build import build_corpus
 from wavevq.data.batches import Crops
 from wavevq.data.codes import Codes
-from wavevq.distributed import joined
+from wavevq.distributed import interleaved, joined, total
 from wavevq.errors import WavevqError
 from wavevq.evaluate import likelihood
 from wavevq.experiment import locked, train
@@ -125,6 +125,22 @@ def train_in_float64(place: str, name: str, part: str = "vqvae") -> None:
         batches = Doubled(corpus.crops(plan.crop, plan.batch, recipe.seed))
     fit(fabric, module, batches, plan, folder, lambda step: nothing, console, False)
     torch.save(module.state_dict(), f"{name}-{fabric.global_rank}.pt")
+
+
+def _summed(place: str) -> None:
+    with joined():
+        mine = torch.tensor([[1.0, 10.0], [100.0, 1000.0]]) * (1 + int(os.environ["RANK"]))
+        torch.save((total(mine), interleaved(mine), mine), Path(place, f"summed-{os.environ['RANK']}.pt"))
+
+
+def test_sums_and_rows_of_all_ranks(tmp_path: Path) -> None:
+    assert finish(start(_summed, str(tmp_path), ranks=2), 60) == [0, 0]
+    one = torch.tensor([[1.0, 10.0], [100.0, 1000.0]])
+    for rank in range(2):
+        summed, rows, mine = torch.load(tmp_path / f"summed-{rank}.pt", weights_only=True)
+        assert torch.equal(summed, 3 * one)
+        assert torch.equal(rows, torch.stack([one[0], 2 * one[0], one[1], 2 * one[1]]))
+        assert torch.equal(mine, (1 + rank) * one)  # what was summed is not changed
 
 
 def test_two_processes_equal_one_on_the_joined_batch(place: Path) -> None:
