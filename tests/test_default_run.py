@@ -94,13 +94,28 @@ def test_the_files_tell_whether_images_are_meant(tmp_path: Path, monkeypatch: py
     np.save("line.npy", np.zeros(3, int))
     np.save("grid.npy", np.zeros((2, 2, 1), int))
     Path("damaged.npy").write_text("no codes")
-    for name in ("photos/ship/a.PNG", "voices/ann/a.wav", "voices/ann/b.png", "grids/a.npy"):
+    for name in (
+        "photos/ship/a.PNG",
+        "voices/ann/a.wav",
+        "voices/ann/b.png",
+        "album/a.png",
+        "album/b.flac",
+        "grids/a.npy",
+    ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     shutil.copy("grid.npy", "grids/a.npy")
     for paths in (["a.jpg", "line.npy"], ["grid.npy", "x"], ["-", "out.png"], ["photos"], ["grids", "to"]):
         assert images.signals(paths) == ("images", "codes")
-    for paths in (["a.wav", "grid.npy"], ["line.npy", "x"], ["-", "-"], ["-", "grid.npy"], ["voices"], ["none"]):
+    for paths in (
+        ["a.wav", "grid.npy"],
+        ["line.npy", "x"],
+        ["-", "-"],
+        ["-", "grid.npy"],
+        ["voices"],
+        ["album"],
+        ["none"],
+    ):
         assert images.signals(paths) == ("speech",)
     assert images.signals(["damaged.npy"]) == ("speech",)
 
@@ -144,9 +159,13 @@ def test_a_refusal_says_that_nobody_named_the_run(made: Path, here: Path, monkey
     assert call(*compress).stderr.endswith("no run of this name under runs/ (named by $WAVEVQ_RUN)\n")
     monkeypatch.delenv("WAVEVQ_RUN")
     Path("runs/film/recipe.yaml").write_text("data: [1")
-    [line] = call(*compress).stderr.splitlines()
-    assert line.startswith("wavevq: runs/film/recipe.yaml: cannot be read (")
-    assert line.endswith("(looked at because no run was named: --run names one)")
+    assert call(*compress).stderr.splitlines()[0] == lines[0].replace(
+        "prior;", "prior, but for runs/film, which cannot be read;"
+    )
+    shutil.rmtree("runs/speech")
+    assert call(*compress).stderr.startswith(
+        "wavevq: no finished run of speech under runs/, but for runs/film, which cannot be read: train one"
+    )
 
 
 def test_codes_have_no_rates_but_those_of_a_run_that_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,10 +237,10 @@ def test_an_override_reaches_a_part_by_its_number(tmp_path: Path) -> None:
     assert [part.model_dump()["root"] for part in changed.of] == ["one", "elsewhere"]
     assert [part.model_dump()["alignments"] for part in changed.of] == ["aligned", None]
     assert told(path, "data.of.2.root=x", "data.of.x.root=x", "data.of.0.root.y=x", "data.of.1={kind: vctk}") == [
-        "--set data.of.2.root=x: 2 is none of the parts of of, numbered 0, 1",
-        "--set data.of.x.root=x: x is none of the parts of of, numbered 0, 1",
+        "--set data.of.2.root=x: 2 is none of the parts of data.of, numbered 0, 1",
+        "--set data.of.x.root=x: x is none of the parts of data.of, numbered 0, 1",
         "--set data.of.0.root.y=x: root is a value, not a section",
     ]
     assert told(path, "data.of=[]", "data.of.0.root=x")[0] == (
-        "--set data.of.0.root=x: 0 is none of the parts of of, of which there are none"
+        "--set data.of.0.root=x: 0 is none of the parts of data.of, of which there are none"
     )

@@ -103,7 +103,7 @@ def test_an_export_is_there_whole_or_not_at_all(
 
 def test_no_place_of_this_machine_is_copied() -> None:
     """Nor of a corpus that is one of several: the recipe is as if none had been said."""
-    parts = [{"kind": "fsdd"}, {"kind": "vctk"}, {"kind": "synthetic"}]
+    parts = [{"kind": "fsdd"}, {"kind": "vctk"}, {"kind": "synthetic"}, {"kind": "librispeech", "root": "libri/all"}]
     said: dict[str, Any] = {**trainings.RECIPE, "data": {"kind": "joined", "of": parts}}
     plain = parse_recipe(said, "it")
     for part in parts[:2]:

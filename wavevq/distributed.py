@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from traceback import clear_frames
 from typing import Any, TypeVar
@@ -125,8 +125,9 @@ def as_group() -> Iterator[None]:
 def leave(code: int) -> None:
     """End this process with an exit code where it is in a group still, whose threads nothing may wait for."""
     if _grouped():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody reads it any more
+                stream.flush()
         os._exit(code)
 
 

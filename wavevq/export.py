@@ -115,12 +115,19 @@ def placeless(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": _placeless(recipe.data)})
 
 
-def _placeless(data: D) -> D:
+def _placeless(data: D, within: bool = False) -> D:
+    """within: one of several corpora, where a folder below the root of all is the recipe's and no machine's."""
     fields = type(data).model_fields.items()
     places: dict[str, Any] = {key: field.default for key, field in fields if key in ("root", "alignments")}
+    if within and _is_below(str(getattr(data, "root", "/"))):
+        del places["root"]
     if isinstance(data, r.Joined):
-        places["of"] = tuple(_placeless(part) for part in data.of)
+        places["of"] = tuple(_placeless(part, within=True) for part in data.of)
     return data.model_copy(update=places)
+
+
+def _is_below(path: str) -> bool:
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def sources(recipe: Recipe) -> list[Source] | None:

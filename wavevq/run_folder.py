@@ -48,8 +48,8 @@ def found_run(name: str | Path | None, *signals: Signal) -> Found:
     signals: of what that may be; of anything where none is given. A run is finished when its VQ-VAE is and, where its
     recipe has a ``prior`` that is trained after it, that too. Only where none is so far, the newest that lacks such a
     prior is taken (``--stage vqvae``, or a training that was killed), and ``why`` says so. Where there is none at all,
-    DEFAULT, if that is shipped and fits. Raises WavevqError for a run that is not there, and for one under ``runs/``
-    that cannot be read while it is looked through.
+    DEFAULT, if that is shipped and fits. A run that cannot be read is passed over, which ``why`` says. Raises
+    WavevqError for a run that is not there.
     """
     if name:
         return Found(folder_named(name))
@@ -57,22 +57,24 @@ def found_run(name: str | Path | None, *signals: Signal) -> Found:
         with _said_why("named by $WAVEVQ_RUN"):
             return Found(folder_named(named), "$WAVEVQ_RUN")
     of = f" of {signals[0]}" if signals else ""
-    without_prior = None
+    without_prior, unread = None, ""
     for folder in sorted((path.parent for path in RUNS.glob(f"*/{SUMMARY}")), key=_ended, reverse=True):
-        with _said_why("looked at because no run was named: --run names one"):
+        try:
             refuse_ways_out(folder)
             recipe = read_recipe(folder)
+        except WavevqError:
+            unread = unread or f", but for {folder}, which cannot be read"
+            continue
         if signals and recipe.data.signal not in signals:
             continue
         if recipe.prior is None or (prior_folder(folder, recipe) / SUMMARY).exists():
-            return Found(folder, f"the newest finished one{of}; --run names another")
+            return Found(folder, f"the newest finished one{of}{unread}; --run names another")
         without_prior = without_prior or folder
     if without_prior:
-        return Found(
-            without_prior, f"the newest{of} with a finished VQ-VAE, but no finished prior; --run names another"
-        )
+        lacks = "with a finished VQ-VAE, but no finished prior"
+        return Found(without_prior, f"the newest{of} {lacks}{unread}; --run names another")
     fitting = [one for one in shipped() if not signals or read_recipe(folder_named(one)).data.signal in signals]
-    none = f"no finished run{of} under {RUNS}/"
+    none = f"no finished run{of} under {RUNS}/{unread}"
     if DEFAULT in fitting:
         return Found(folder_named(DEFAULT), f"shipped with wavevq, there being {none}; --run names another")
     others = f", such as {fitting[0]}, which is shipped with wavevq" if fitting else ""
@@ -81,7 +83,8 @@ def found_run(name: str | Path | None, *signals: Signal) -> Found:
 
 def _ended(folder: Path) -> int:
     """When the last of a run's trainings that has ended did."""
-    return max(path.stat().st_mtime_ns for path in (folder / SUMMARY, folder / PRIOR / SUMMARY) if path.exists())
+    times = (path.stat().st_mtime_ns for path in (folder / SUMMARY, folder / PRIOR / SUMMARY) if path.exists())
+    return max(times, default=0)  # of one that is deleted meanwhile
 
 
 @contextmanager

@@ -28,8 +28,8 @@ BEGIN, END = "<!-- wavevq scoreboard -->", "<!-- /wavevq scoreboard -->"
 HEADERS = ("section", "experiment", "paper", "wavevq", "data", "steps", "seed", "command", "date")
 CAPTION = (
     "Sections, experiments and values of Van den Oord et al. 2017; ours are read from evaluations and from the results "
-    "of studies. Where several have a figure, the newest counts, not the best. Data, rates and budgets are not the "
-    "paper's: each row names its own."
+    "of studies. A row's own study comes before evaluations of a run; where several have a figure, the newest counts, "
+    "not the best. Data, rates and budgets are not the paper's: each row names its own."
 )
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def signals(paths: Sequence[str]) -> tuple[Signal, ...]:
     """Of what a run must be for these files: of images or their codes, or of speech where nothing tells of an image.
 
-    What tells is the suffix of one that is named, and of a folder, or of codes, the first file.
+    What tells is the suffix of one that is named, and of a folder's files, where pictures beside audio are its covers;
+    of codes, the first.
     """
     from wavevq.codes_file import axes_of
     from wavevq.folders import is_file, walk
@@ -30,11 +31,12 @@ def signals(paths: Sequence[str]) -> tuple[Signal, ...]:
 
     top = paths[0]
     inside = [top] if is_file(Path(top)) else (str(parent / name) for parent, names in walk(top) for name in names)
-    first = next((one for one in inside if one.lower().endswith((*SUFFIXES, *AUDIO, CODES))), "")
-    told = any(one.lower().endswith(SUFFIXES) for one in (*paths, first))
-    if first.lower().endswith(CODES):
+    known = [one for one in inside if one.lower().endswith((*SUFFIXES, *AUDIO, CODES))]
+    has = {kind: any(one.lower().endswith(kind) for one in known) for kind in (SUFFIXES, AUDIO)}
+    told = any(one.lower().endswith(SUFFIXES) for one in paths) or (has[SUFFIXES] and not has[AUDIO])
+    if known and known[0].lower().endswith(CODES):
         with suppress(WavevqError, OSError):  # what is wrong with it the command tells, beside the other files
-            told |= axes_of(first) > 1
+            told |= axes_of(known[0]) > 1
     return ("images", "codes") if told else ("speech",)
 
 

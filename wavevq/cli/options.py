@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def tell(console: Console) -> None:
 def refusal(line: str, context: click.Context) -> str:
     """The line of a refusal. One that is of a run which nobody named says so."""
     found = _by_default(context)
-    if found is None or escaped(str(found.folder)) not in line:
+    if found is None or not re.search(rf"{re.escape(escaped(str(found.folder)))}(?![\w.-])", line):
         return line
     return f"{line} ({escaped(_shown(found.folder))} was taken by default: {found.why})"
 

@@ -98,7 +98,7 @@ def _apply(tree: dict[str, Any], override: str) -> str | None:
             numbers = [str(number) for number in range(len(section))]
             if key not in numbers:
                 there = f"numbered {', '.join(numbers)}" if numbers else "of which there are none"
-                return f"--set {override}: {key} is none of the parts of {keys[depth - 1]}, {there}"
+                return f"--set {override}: {key} is none of the parts of {'.'.join(keys[:depth])}, {there}"
             place = numbers.index(key)
         elif not isinstance(section, dict):
             return f"--set {override}: {keys[depth - 1]} is a value, not a section"
