@@ -15,7 +15,7 @@ from wavevq.audio import Signal, resample
 from wavevq.evaluate import reconstruction
 from wavevq.evaluate.metric import NotMeasured
 from wavevq.evaluate.probes import BANDS
-from wavevq.evaluate.reconstruction import COEFFICIENTS, Analysis, analyse, compare, intelligibility
+from wavevq.evaluate.reconstruction import COEFFICIENTS, Analysis, analyse, compare, intelligibility, levels
 
 
 def tone(hertz: float, seconds: float = 0.4) -> Signal:
@@ -46,6 +46,14 @@ def test_half_the_level_is_6_dB_of_spectrum_and_none_of_cepstrum() -> None:
     assert found.spectral == pytest.approx(20 * math.log10(2), abs=1e-3)  # float32 spectra
     assert found.cepstral == pytest.approx(0, abs=1e-3)
     assert found.hertz == 0
+
+
+def test_levels_are_those_of_the_originals() -> None:
+    loud = np.sin(np.arange(800, dtype=np.float32))
+    found = levels([loud] * 4, [loud, -loud / 2, loud / 4, 0 * loud])
+    assert found[:3] == pytest.approx([0, -20 * np.log10(2), -20 * np.log10(4)], abs=1e-4)
+    assert -200 < found[3] < -50
+    assert levels([0 * loud], [0 * loud]) == [0]
 
 
 def test_cepstral_distortion_is_the_cited_formula() -> None:
@@ -141,4 +149,15 @@ def test_the_metric_orders_ceiling_model_and_floor(tmp_path: Path) -> None:
         assert model is not None
         assert floor is not None
         assert 0 < ceiling < model < floor
-    assert len(found) == len(reconstruction.MEASURES) * len(reconstruction.VERSIONS)
+    assert len(found) == (len(reconstruction.MEASURES) + 2) * len(reconstruction.VERSIONS)
+
+
+def test_quiet_clips_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = sounds.subject_of(sounds.spoken_corpus(tmp_path))
+    heard = [*subject.heard("original")]
+    heard[0] = heard[0] / 4
+    monkeypatch.setitem(subject._heard, "reconstruction", heard)
+    found = figures(reconstruction.metric(subject))
+    assert found["level, reconstruction"] == pytest.approx(0, abs=1e-4)
+    assert found["10 dB too quiet, reconstruction"] == pytest.approx(1 / len(heard))
+    assert found["10 dB too quiet, mu-law"] == 0

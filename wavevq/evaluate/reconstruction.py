@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavevq.audio import Signal
+from wavevq.audio import SILENCE_RMS, Signal
 from wavevq.evaluate.metric import Figure, Findings, optional
 from wavevq.evaluate.probes import BANDS, RANGE_DB, WINDOW_SECONDS, hop, mfcc
 
@@ -26,6 +26,7 @@ COEFFICIENTS = 13  # of the mel cepstrum, the level left out
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0  # of a voice's pitch
 PITCH_STEP = 0.25  # semitones
 STOI_SECONDS = 0.384  # that STOI looks at at once
+QUIET_DB = 10  # below the original: half as loud
 VERSIONS: tuple[Version, ...] = ("mu-law", "reconstruction", "shuffled codes")
 NOTES = {"mu-law": "ceiling", "shuffled codes": "floor"}
 MEASURES = (
@@ -40,7 +41,8 @@ TEXT = (
     "Each clip's codes decoded again for its own speaker, sampled. Frame by frame beside the original; mu-law is the "
     "original after 8-bit mu-law and back, the best that the model could give, shuffled codes are those of another "
     "clip of the speaker. Two samples of one sound differ in their noise, so distances of 0 are not to be had: hold "
-    "them against ceiling and floor."
+    "them against ceiling and floor. Only the level tells of clips that come out too quiet: everything else, and every "
+    "judge of words and voices, hears them at one level."
 )
 
 
@@ -126,6 +128,15 @@ def compare(originals: Sequence[Analysis], others: Sequence[Analysis]) -> Fideli
     )
 
 
+def levels(originals: Sequence[Signal], others: Sequence[Signal]) -> NDArray[np.float64]:
+    """What clips' RMS are in dB beside those of their originals, float64 ``[N]``; silence counts as SILENCE_RMS."""
+    own, heard = (
+        np.array([max(SILENCE_RMS, float(np.sqrt(np.mean(np.square(clip, dtype=np.float64))))) for clip in clips])
+        for clips in (originals, others)
+    )
+    return np.asarray(20 * np.log10(heard / own), np.float64)
+
+
 def intelligibility(
     originals: Sequence[Signal], others: Sequence[Signal], speakers: Sequence[str], rate: int
 ) -> float | None:
@@ -163,6 +174,11 @@ def metric(subject: Subject) -> Findings:
         for name, unit, key in MEASURES
         for version, one in found.items()
     ]
+    for version, clips in heard.items():
+        found_levels = levels(subject.heard("original"), clips)
+        quiet = float(np.mean(found_levels < -QUIET_DB))
+        figures.append(Figure(f"level, {version}", float(np.median(found_levels)), "dB", "median of the clips"))
+        figures.append(Figure(f"{QUIET_DB} dB too quiet, {version}", quiet, "share of clips", NOTES.get(version, "")))
     return Findings(tuple(figures), TEXT, subject.to_listen(("original", *versions)))
 
 
