@@ -213,7 +213,7 @@ def test_a_figure_is_a_finite_number() -> None:
 
 
 def test_sampled_versions_are_drawn_once_and_as_the_run_draws_them(run: Run) -> None:
-    plan = run.recipe.evaluation.model_copy(update={"judged": 3, "judged_seconds": 0.06, "temperature": 0.01})
+    plan = run.recipe.evaluation.model_copy(update={"judged": 3, "judged_seconds": 0.06, "temperature": 1e-12})
     subject = evaluation.subject_of(run, run.recipe.model_copy(update={"evaluation": plan}), QUIET)
     assert subject.judged == 0
     said = subject.utterances
@@ -226,10 +226,10 @@ def test_sampled_versions_are_drawn_once_and_as_the_run_draws_them(run: Run) -> 
             codes = one.donor if version == "shuffled codes" else one.codes
             assert voice is not None
             assert codes is not None
-            alone = run.decode_batch([codes], [voice], seed=run.recipe.seed, temperature=0.01, streams=[one.place])[0]
+            alone = run.decode_batch([codes], [voice], seed=run.recipe.seed, temperature=1e-12, streams=[one.place])[0]
             np.testing.assert_array_equal(audio, alone[: len(one.samples)])
     assert subject.judged == 3
-    cold, warm = (run.sample_codes(["bob"] * 9, 30, seed=run.recipe.seed, temperature=one) for one in (0.01, 1.0))
+    cold, warm = (run.sample_codes(["bob"] * 9, 30, seed=run.recipe.seed, temperature=one) for one in (1e-12, 1.0))
     drawn = [one.tolist() for one in subject.compose(["bob"] * 9, 30)]  # the prior's codes, too
     assert drawn == [one.tolist() for one in cold] != [one.tolist() for one in warm]
     assert [take.kind for take in subject.takes(0)] == ["original", "sampled", "sampled", "sampled"]
