@@ -66,7 +66,7 @@ SOURCES = {
 SHORT = {BY: ("CC BY 4.0", "by"), SHARE_ALIKE: ("CC BY-SA 4.0", "by-sa")}
 
 
-def export(name: str | None, target: Path, precision: Precision) -> Path:
+def export(name: str | Path, target: Path, precision: Precision) -> Path:
     """Write what encoding, decoding and sampling need of a run into a new folder, which is there whole or not at all.
 
     name: as ``find_run``'s. precision: of the stored weights. Raises WavevqError for a run that is not trained, is

@@ -100,6 +100,9 @@ def moving(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+Say = Callable[[str], object]  # told in words what begins
+
+
 def beginning(words: str, console: Console) -> None:
     """What begins and may last, said where no bar shows it."""
     if not moving(console):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +53,10 @@ def found_run(name: str | Path | None, *signals: Signal) -> Found:
     if name:
         return Found(folder_named(name))
     if named := os.environ.get("WAVEVQ_RUN"):
-        with _said_why("named by $WAVEVQ_RUN"):
+        try:
             return Found(folder_named(named), "$WAVEVQ_RUN")
+        except WavevqError as error:
+            raise WavevqError(*(f"{line} (named by $WAVEVQ_RUN)" for line in error.args)) from None
     of = f" of {signals[0]}" if signals else ""
     without_prior, unread = None, ""
     for folder in sorted((path.parent for path in RUNS.glob(f"*/{SUMMARY}")), key=_ended, reverse=True):
@@ -85,15 +86,6 @@ def _ended(folder: Path) -> int:
     """When the last of a run's trainings that has ended did."""
     times = (path.stat().st_mtime_ns for path in (folder / SUMMARY, folder / PRIOR / SUMMARY) if path.exists())
     return max(times, default=0)  # of one that is deleted meanwhile
-
-
-@contextmanager
-def _said_why(why: str) -> Iterator[None]:
-    """Adds to the lines of a refusal why the run that it is about was looked at."""
-    try:
-        yield
-    except WavevqError as error:
-        raise WavevqError(*(f"{line} ({why})" for line in error.args)) from None
 
 
 def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping[str, str] | None = None) -> None:

@@ -40,6 +40,11 @@ def signals(paths: Sequence[str]) -> tuple[Signal, ...]:
     return ("images", "codes") if told else ("speech",)
 
 
+def find(run: str | None, paths: Sequence[str]) -> Path:
+    """As ``options.find``: where no run is named, one of what the files are of."""
+    return options.find(run, *(() if run else signals(paths)))
+
+
 def meant(folder: Path) -> bool:
     """Whether a run is of images, or of the codes of a run that is."""
     from wavevq.run_folder import read_recipe

@@ -23,7 +23,7 @@ def encode(paths: tuple[str, ...], out: str | None, run: str | None) -> None:
     that Pillow reads, its middle square brought to the model's size, CODES [h, w, G]. Several inputs and folders want
     --out DIR. A - as IN is standard input, as OUT standard output (.npy). Under torchrun, processes share the files.
     """
-    folder = options.find(run, *images.signals(paths))
+    folder = images.find(run, paths)
     if images.meant(folder):
         images.encode(paths, out, folder)
         return
@@ -57,7 +57,7 @@ def decode(
     standard output, written as they are made, and with - as CODES while codes arrive. Several inputs and folders
     want --out DIR.
     """
-    folder = options.find(run, *images.signals(paths))
+    folder = images.find(run, paths)
     if images.meant(folder):
         images.decode(paths, out, speaker, folder, sampler, precision, **how)
         return

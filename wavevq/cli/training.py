@@ -113,7 +113,7 @@ def export(folder: str, precision: Precision, run: str | None) -> None:
     console = options.console(stderr=False)
     source = options.find(run)
     options.tell(console)
-    taken = exporting.export(str(source), Path(folder), precision)
+    taken = exporting.export(source, Path(folder), precision)
     size = sum(path.stat().st_size for path in taken.rglob("*") if path.is_file())
     console.print(f"written: {taken}, {size / 1e6:.1f} MB", soft_wrap=True, highlight=False)
     if not (taken / exporting.LICENCE).exists():

@@ -7,8 +7,9 @@ from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
 from wavevq.evaluate.likelihood import encode_all
 from wavevq.evaluate.rate import PriorValidator
-from wavevq.evaluate.validation import Say, Validator
+from wavevq.evaluate.validation import Validator
 from wavevq.joint import JointVqVae
+from wavevq.progress import Say
 from wavevq.recipe import Evaluation
 from wavevq.train.log import Validation
 from wavevq.vqvae import VqVae

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from wavevq.distributed import alone, gathered, rank, world_size
 from wavevq.errors import WavevqError
 from wavevq.evaluate.codebook import Usage, entropy_bits, usage
 from wavevq.nn.encoders import frames_of, valid
+from wavevq.progress import Say
 from wavevq.vqvae import VqVae, along
 
 ENCODED = 16  # examples encoded together
@@ -118,9 +119,7 @@ def encode_all(model: VqVae, batches: Sequence[Batch]) -> dict[int, Tensor]:
     return _encoded(model, batches)[0]
 
 
-def encoded(
-    model: VqVae, weights: Path, corpus: Corpus, split: Split, say: Callable[[str], object] = lambda words: None
-) -> Codes:
+def encoded(model: VqVae, weights: Path, corpus: Corpus, split: Split, say: Say = lambda words: None) -> Codes:
     """The codes of a split by a model of these weights, its own; from the cache where it has them already.
 
     Else every rank encodes its share of them, which ``say`` is told first. Two trainings may ask at once.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from wavevq.data.corpus import Corpus
 from wavevq.evaluate.likelihood import other_labels
 from wavevq.nn.encoders import valid
 from wavevq.prior import Prior
+from wavevq.progress import Say
 from wavevq.recipe import Evaluation
 from wavevq.train.log import Validation
 from wavevq.vqvae import along
@@ -101,7 +101,7 @@ class PriorValidator:
         plan: Evaluation,
         seed: int,
         corpus: Corpus,
-        say: Callable[[str], object] = lambda words: None,
+        say: Say = lambda words: None,
     ) -> None:
         self.prior, self.held_out, self.plan, self.seed, self.corpus = prior, held_out, plan, seed, corpus
         self.say = say

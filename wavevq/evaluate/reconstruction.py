@@ -131,7 +131,7 @@ def compare(originals: Sequence[Analysis], others: Sequence[Analysis]) -> Fideli
 def levels(originals: Sequence[Signal], others: Sequence[Signal]) -> NDArray[np.float64]:
     """What clips' RMS are in dB beside those of their originals, float64 ``[N]``; silence counts as SILENCE_RMS."""
     own, heard = (
-        np.array([max(SILENCE_RMS, float(np.sqrt(np.mean(np.square(clip, dtype=np.float64))))) for clip in clips])
+        np.array([max(SILENCE_RMS, _rms(clip.astype(np.float64)) or 0.0) for clip in clips])
         for clips in (originals, others)
     )
     return np.asarray(20 * np.log10(heard / own), np.float64)

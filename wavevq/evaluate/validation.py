@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wavevq.data.corpus import Corpus
 from wavevq.evaluate import likelihood
 from wavevq.evaluate.report import usage_figure
 from wavevq.evaluate.shown import SHOWN
+from wavevq.progress import Say
 from wavevq.recipe import Evaluation
 from wavevq.train.log import Validation
 from wavevq.vqvae import VqVae
@@ -16,7 +16,6 @@ from wavevq.vqvae import VqVae
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Say = Callable[[str], object]
 COLLAPSED = 0.05  # perplexity / K below which a codebook has collapsed
 
 
