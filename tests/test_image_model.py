@@ -59,7 +59,7 @@ def fresh(bottleneck: str = "ema", pixels: str = "logistic") -> VqVae:
             build_bottleneck(plan.bottleneck, values_a_latent(plan.encoder), seed=0),
             build_decoder(plan, speakers=3),
         )
-    return VqVae(*parts, hop=plan.encoder.hop, jitter=0.0, seed=0).train()
+    return VqVae(*parts, hop=plan.encoder.hop, seed=0).train()
 
 
 def model(bottleneck: str = "ema", pixels: str = "logistic") -> VqVae:
@@ -324,6 +324,7 @@ def test_a_model_of_images_has_no_voices() -> None:
         ({"decoder": {"kind": "wavenet"}}, "kind 'image' reads images, a decoder of kind 'wavenet' makes speech"),
         ({"encoder": {"kind": "mfcc"}}, "kind 'mfcc' reads speech, a decoder of kind 'image' makes images"),
         ({"jitter": 0.1}, "jitter 0.1 is for speech"),
+        ({"past_gain": 6.0}, "past_gain 6 is for speech"),
         ({"encoder": {"kind": "image", "window": 3}}, "window 3 must exceed every stride"),
         ({"decoder": {"kind": "image", "distribution": {"kind": "poisson"}}}, "'poisson'"),
     ],

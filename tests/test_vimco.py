@@ -35,7 +35,7 @@ def model(codes: int = 3, samples: int = 2, groups: int = 1) -> VimcoVae:
         build_bottleneck(plan.bottleneck, values_a_latent(plan.encoder), seed=0),
         build_decoder(plan, 1),
     )
-    made = VimcoVae(VqVae(*parts, hop=4, jitter=0.0, seed=0), samples=samples).double()
+    made = VimcoVae(VqVae(*parts, hop=4, seed=0), samples=samples).double()
     generator = torch.Generator().manual_seed(4)
     for p in made.parameters():
         p.data = 0.4 * torch.randn(p.shape, generator=generator, dtype=p.dtype)

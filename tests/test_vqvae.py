@@ -16,7 +16,7 @@ from wavevq.build import build_model
 from wavevq.contracts import Batch
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.wavenet import plain_stack
-from wavevq.noise import uniform
+from wavevq.noise import GAIN, derived, uniform
 from wavevq.recipe import parse_recipe
 from wavevq.sampling.reference import Reference
 from wavevq.vqvae import VqVae, jittered
@@ -24,7 +24,7 @@ from wavevq.vqvae import VqVae, jittered
 HOP, K, D, BETA, SPEAKERS = 4, 6, 3, 0.3, 3
 
 
-def model(kind: str = "vq", jitter: float = 0.0, **decoder: Any) -> VqVae:
+def model(kind: str = "vq", jitter: float = 0.0, past_gain: float = 0.0, **decoder: Any) -> VqVae:
     """A float64 model in training mode, its weights random, also those that begin at zero."""
     tree = {
         "data": {"kind": "folder"},
@@ -41,6 +41,7 @@ def model(kind: str = "vq", jitter: float = 0.0, **decoder: Any) -> VqVae:
                 **decoder,
             },
             "jitter": jitter,
+            "past_gain": past_gain,
         },
         "train": {"steps": 5, "crop": 32},
     }
@@ -223,6 +224,51 @@ def test_jitter_is_of_training_and_of_the_latents_only() -> None:
         assert torch.equal(*metrics)
         for name, value in one.bottleneck.state_dict().items():
             assert torch.equal(value, other.bottleneck.state_dict()[name])
+
+
+# --- the past's level ---------------------------------------------------------------------------------------
+
+
+def test_the_past_is_heard_louder_or_quieter_and_the_samples_stay_as_they_are() -> None:
+    """The loss written out: logits of the amplified past, classes of the signal itself."""
+    given, limit = batch(lengths=(32, 17, 4, 32, 32, 30, 32, 32, 9, 32, 32, 32)), 12.0
+    vae = model(past_gain=limit)
+    found = vae.training_loss(given)
+    draws = uniform(derived(0, GAIN), given.index.tolist(), 1)
+    gain = 10 ** ((2 * draws - 1) * limit / 20)
+    assert 10 ** (-limit / 20) < gain.min() < 1 < gain.max() < 10 ** (limit / 20)
+    z = model().encode(given.x, given.lengths).z
+    mask = valid(given.lengths, 32)
+    heard, meant = (vae.decoder.distribution.encode(x[:, 0]) for x in (given.x * gain[..., None], given.x))
+    assert (heard != meant).any(dim=1).all()
+    frames = mask[:, ::HOP]
+    skips = vae.decoder.wavenet.skips(heard, vae.decoder.conditioning(z, given.label, frames))
+    chances = vae.decoder.wavenet.head(skips).log_softmax(-1).gather(-1, meant[..., None])[..., 0]
+    bits = -(chances * mask).sum() / mask.sum() / math.log(2)
+    assert found.metrics["bits_per_sample"].item() == pytest.approx(bits.item(), rel=1e-9)
+    plain = model().training_loss(given).metrics["bits_per_sample"]
+    assert abs(found.metrics["bits_per_sample"] - plain) > 1e-3
+    assert torch.equal(found.loss, model(past_gain=limit).training_loss(given).loss)
+    # A past that is as it was changes nothing.
+    nll = vae.decoder.nll
+    assert torch.equal(nll(given.x, z, given.label, mask, given.x), nll(given.x, z, given.label, mask))
+
+
+def test_the_pasts_level_belongs_to_the_example_and_is_of_training_only() -> None:
+    both = batch()
+    row = Batch(*(getattr(both, name)[1:2] for name in ("x", "label", "lengths", "index")))
+    moved = Batch(row.x, row.label, row.lengths, row.index + 1)
+    alone, elsewhere, whole = (
+        model(past_gain=12.0).training_loss(one).metrics["bits_per_sample"] for one in (row, moved, both)
+    )
+    assert alone != elsewhere
+    rest = Batch(*(getattr(both, name)[::2] for name in ("x", "label", "lengths", "index")))
+    others = model(past_gain=12.0).training_loss(rest).metrics["bits_per_sample"]
+    counts = [int(one.lengths.sum()) for one in (row, rest)]
+    assert whole.item() == pytest.approx((alone * counts[0] + others * counts[1]).item() / sum(counts), rel=1e-9)
+    louder, calm = model(past_gain=12.0).eval(), model().eval()
+    found, expected = (vae.encode(both.x, both.lengths) for vae in (louder, calm))
+    assert torch.equal(found.z, expected.z)
 
 
 # --- gradients ----------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ RECIPE = {
             **dict.fromkeys(("residual", "gate", "skip", "head", "context", "speaker_dim"), 5),
         },
         "jitter": 0.2,
+        "past_gain": 6.0,
     },
     # Saving and validating out of step with each other, and a checkpoint where neither a line nor a validation is due.
     "train": {

@@ -156,6 +156,7 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
             build_decoder(recipe.model, speakers, values),
             hop=recipe.hop,
             jitter=recipe.model.jitter,
+            past_gain=recipe.model.past_gain,
             seed=recipe.seed,
         )
     if isinstance(recipe.model.bottleneck, r.Vimco):

@@ -116,15 +116,17 @@ class WaveNetDecoder(Decoder):
         gates = self.wavenet.conditioning(torch.cat([hidden, speaker.to(hidden.dtype)], dim=-1))
         return gates if self.added is None else gates + self.added[label][:, None]
 
-    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    def nll(self, x: Tensor, z: Tensor, label: Tensor, mask: Tensor, past: Tensor | None = None) -> Tensor:
         """Nats ``[B]``, float32, summed over valid samples.
 
-        x: ``[B, 1, T]`` in [-1, 1]; z: ``[B, F, D]``, T a multiple of F; label: int64 ``[B]``; mask: bool ``[B, T]``.
+        x: ``[B, 1, T]`` in [-1, 1]; z: ``[B, F, D]``, T a multiple of F; label: int64 ``[B]``; mask: bool ``[B, T]``;
+        past: ``[B, 1, T]``, what the network hears for the samples before each, where that is not x.
         """
         classes = self.distribution.encode(x[:, 0])
+        heard = classes if past is None else self.distribution.encode(past[:, 0])
         hop = x.shape[-1] // z.shape[1]
         frames = mask[:, ::hop]  # a frame is valid if it holds one valid sample, and the first is the first to be
-        skips = self.wavenet.skips(classes, self.conditioning(z, label, frames))
+        skips = self.wavenet.skips(heard, self.conditioning(z, label, frames))
         # The logits are the largest tensor there is: those of a long clip never stand there at once.
         size = max(1, LOGITS_AT_ONCE[x.device.type] // (len(x) * self.wavenet.classes))
         parts = zip(*(torch.split(whole, size, 1) for whole in (skips, classes, mask)), strict=True)

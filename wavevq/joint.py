@@ -37,7 +37,7 @@ class JointVqVae(VqVae):
 
     def __init__(self, model: VqVae, prior: Prior, *, weight: float, tau: float) -> None:
         parts = model.encoder, model.bottleneck, model.decoder
-        super().__init__(*parts, hop=model.hop, jitter=model.jitter, seed=model.seed)
+        super().__init__(*parts, hop=model.hop, jitter=model.jitter, past_gain=model.past_gain, seed=model.seed)
         self.prior, self.weight, self.tau = prior, weight, tau
 
     def training_loss(self, batch: Batch) -> StepLoss:

@@ -29,7 +29,7 @@ class VimcoVae(VqVae):
 
     def __init__(self, model: VqVae, *, samples: int) -> None:
         assert samples > 1, "a sample is compared with the others"
-        super().__init__(model.encoder, model.bottleneck, model.decoder, hop=model.hop, jitter=0.0, seed=model.seed)
+        super().__init__(model.encoder, model.bottleneck, model.decoder, hop=model.hop, seed=model.seed)
         self.samples = samples
 
     def training_loss(self, batch: Batch) -> StepLoss:

@@ -16,7 +16,7 @@ from wavevq.decoders import Decoder, Noise, of_speech
 from wavevq.distributed import total, world_size
 from wavevq.nn.bottlenecks import Bottleneck
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder, frames_of, in_parts, valid
-from wavevq.noise import JITTER, derived, uniform
+from wavevq.noise import GAIN, JITTER, derived, uniform
 
 SAMPLES_A_PART = 65_536  # of a long signal that are encoded at once
 
@@ -25,7 +25,9 @@ class VqVae(nn.Module):
     """An autoencoder whose latents are codes, or what its bottleneck makes of them.
 
     jitter: chance that a training frame's latent is replaced by its left or right neighbour's; its randomness is
-    that of each example's global index under ``seed``.
+    that of each example's global index under ``seed``. past_gain: dB by which in training the past that the decoder
+    hears is louder or quieter than it was, at most, by a draw for each example: so that the level comes from the codes,
+    and clips that were drawn too quiet do not go on so (noise for the same end: Valin & Skoglund 2019, LPCNet).
     """
 
     def __init__(
@@ -35,14 +37,15 @@ class VqVae(nn.Module):
         decoder: Decoder,
         *,
         hop: int,
-        jitter: float,
         seed: int,
+        jitter: float = 0.0,
+        past_gain: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
-        self.hop, self.jitter, self.seed = hop, jitter, seed
+        self.hop, self.jitter, self.past_gain, self.seed = hop, jitter, past_gain, seed
 
     @property
     def size(self) -> int:
@@ -105,7 +108,12 @@ class VqVae(nn.Module):
             z = jittered(z, frames, uniform(derived(self.seed, JITTER), batch.index.tolist(), z.shape[1]), self.jitter)
         colours, *space = batch.x.shape[1:]
         mask = along(valid(batch.lengths, space[0]), (len(batch.x), *space))
-        nats = self.decoder.nll(batch.x, z, batch.label, mask).sum()
+        if self.past_gain:
+            draws = uniform(derived(self.seed, GAIN), batch.index.tolist(), 1)
+            past = amplified(batch.x, self.past_gain * (2 * draws - 1))
+            nats = of_speech(self.decoder).nll(batch.x, z, batch.label, mask, past).sum()
+        else:
+            nats = self.decoder.nll(batch.x, z, batch.label, mask).sum()
         count = total(mask.sum() * colours)
         loss = nats / (count / world_size()) + latents.loss
         bits = total(nats) / count / math.log(2)
@@ -124,6 +132,11 @@ class VqVae(nn.Module):
 def along(mask: Tensor, axes: Sequence[int]) -> Tensor:
     """A mask of the first axis behind B, bool ``[B, N]``, over all of them: ``[B, N, ...]``, of size ``axes``."""
     return mask.view(*mask.shape, *[1] * (len(axes) - 2)).expand(*axes)
+
+
+def amplified(x: Tensor, decibels: Tensor) -> Tensor:
+    """x ``[B, 1, T]``, each row louder by its ``decibels`` ``[B, 1]``."""
+    return x * (10 ** (decibels / 20)).to(x)[..., None]
 
 
 def jittered(z: Tensor, frames: Tensor, noise: Tensor, chance: float) -> Tensor:

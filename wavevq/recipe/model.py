@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.section import Blocks, Count, Layers, Number, Section, Share, Signal, Whole
+from wavevq.recipe.section import Blocks, Count, Decibels, Layers, Number, Section, Share, Signal, Whole
 
 Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=16)]
 FARTHEST = 2**20  # positions that a WaveNet sees, a minute at 16 kHz: sampling keeps them, of every channel
@@ -311,6 +311,7 @@ class Model(Section):
     bottleneck: Bottleneck
     decoder: Decoder
     jitter: Share = 0.0  # chance that a latent is replaced by a neighbour's (Chorowski et al. 2019, section III-C)
+    past_gain: Decibels = 0.0  # at most so much louder or quieter does the decoder hear its past in training
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
@@ -321,4 +322,8 @@ class Model(Section):
             )
         if self.jitter and self.encoder.signal != "speech":
             raise ValueError(f"jitter {self.jitter:g} is for speech: codes of an image have four neighbours")
+        if self.past_gain and self.encoder.signal != "speech":
+            raise ValueError(f"past_gain {self.past_gain:g} is for speech: only a waveform has a level")
+        if (self.past_gain or self.jitter) and self.bottleneck.kind == "vimco":
+            raise ValueError("jitter and past_gain: not with a bottleneck of kind vimco")
         return self

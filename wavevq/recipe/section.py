@@ -19,6 +19,7 @@ Whole = Annotated[int, Number, Field(ge=0)]
 Layers = Annotated[int, Number, Field(gt=0, le=1000)]  # each is built, before it is known whether memory is there
 Blocks = Annotated[int, Number, Field(ge=0, le=1000)]
 Share = Annotated[float, Number, Field(ge=0, lt=1)]
+Decibels = Annotated[float, Number, Field(ge=0, le=60)]
 Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 
 
