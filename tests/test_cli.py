@@ -166,6 +166,7 @@ def test_three_lines_as_they_stand(here: Path) -> None:
     assert re.search(
         r"converted 1 file, 0.10 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real", done.stderr
     )
+    assert done.stderr.splitlines()[-1] == "written: in_bob.wav"
     assert re.search(r"^sampler: cpu \(bfloat16 weights, \d threads?\)$", done.stderr, re.MULTILINE)
 
 

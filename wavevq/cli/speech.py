@@ -109,6 +109,8 @@ def convert(
         streams=options.streams(),
     )
     files.convert(trained, jobs, speaker, sampling, console)
+    if len(paths) == 1 and out is None:  # the output was not named
+        console.print(f"written: {jobs[0].target}", soft_wrap=True, highlight=False)
 
 
 @click.command()

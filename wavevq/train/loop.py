@@ -203,6 +203,7 @@ def load_newest(state: TrainState, folder: Path, console: Console) -> None:
         except WavevqError as error:
             console.print(f"skipping a damaged checkpoint: {error}", soft_wrap=True)
         else:
+            console.print(f"going on from step {state.step}")
             return
     if found:
         raise WavevqError(f"{folder}: no checkpoint to resume from that is not damaged")
