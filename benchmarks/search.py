@@ -1,12 +1,14 @@
 """What makes the digits better, one change at a time: python benchmarks/search.py rate --root PATH (of FSDD).
 
-Every cell is recipes/digits.yaml without its prior and with one thing changed, about ten minutes of one quiet core: a
-change that makes a step dearer gets fewer steps. Each is judged as `wavevq evaluate` judges, on the validation split
-alone: held-out bits/sample, what shuffled codes cost, the shares of clips whose digit is recognised, reconstructed and
-converted, and of conversions heard as the target. rate: the learning rate. crop: length of an example, at equal audio a
-step. network: the decoder's layers and channels. codes: K and D. jitter: chance that a latent is replaced by its
-neighbour's. hop: samples a code. upsampler: layers of the network that brings codes to the decoder. average: decay of
-the averaged weights, 0 for none. The recipe's own run is sampled at other temperatures, too.
+Every cell is recipes/digits.yaml without its prior, with a past gain of 12 dB and one thing more changed, about ten
+minutes of one quiet core: a change that makes a step dearer gets fewer steps. Each is judged as `wavevq evaluate`
+judges, on the validation split alone: held-out bits/sample, what shuffled codes cost, the shares of clips whose digit
+is recognised, reconstructed and converted, of conversions heard as the target, and of conversions that come out more
+than 10 dB too quiet. gain: how much louder or quieter the decoder hears its past in training. rate: the learning rate.
+crop: length of an example, at equal audio a step. network: the decoder's layers and channels. codes: K and D. jitter:
+chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers of the network that brings
+codes to the decoder. average: decay of the averaged weights, 0 for none. What all others differ from is sampled at other
+temperatures, too.
 """
 
 from __future__ import annotations
@@ -19,61 +21,66 @@ from rich.console import Console
 
 from wavevq.data.store import Store
 from wavevq.evaluate.metrics import METRICS
+from wavevq.evaluate.reconstruction import QUIET_DB, levels
 from wavevq.evaluation import subject_of, with_overrides
 from wavevq.run import Run
 
+QUIET = "too_quiet_conversion"
+JUDGED = *SHARES, QUIET
 STEPS = 3000  # of what costs as much a step as the recipe
 TEMPERATURES = 0.8, 0.9  # beside 1
 
 
-def cell(name: str, *overrides: str, steps: int = STEPS) -> Cell:
-    return Cell(name, (f"train.steps={steps}", "prior=null", *overrides), "recipes/digits.yaml")
+def cell(name: str, *overrides: str, steps: int = STEPS, gain: int = 12) -> Cell:
+    always = f"train.steps={steps}", "prior=null", f"model.past_gain={gain}"
+    return Cell(name, (*always, *overrides), "recipes/digits.yaml")
 
 
-RECIPE = cell("recipe")
+BASE = cell("past gain 12 dB")
 TABLES = {
-    "rate": [RECIPE, *(cell(f"learning rate {rate}", f"train.learning_rate={rate}") for rate in (0.001, 0.004))],
+    "gain": [BASE, *(cell(f"past gain {gain} dB", gain=gain) for gain in (0, 6, 24))],
+    "rate": [BASE, *(cell(f"learning rate {rate}", f"train.learning_rate={rate}") for rate in (0.001, 0.004))],
     "crop": [
-        RECIPE,
+        BASE,
         cell("16 crops of 1024", "train.batch=16", "train.crop=1024"),
         cell("4 crops of 4096", "train.batch=4", "train.crop=4096"),
     ],
     "network": [
-        RECIPE,
+        BASE,
         cell("20 layers", "model.decoder.layers=20", steps=1700),
         cell("96 channels", *(f"model.decoder.{width}=96" for width in ("residual", "gate", "skip")), steps=1700),
         cell("32 channels", *(f"model.decoder.{width}=32" for width in ("residual", "gate", "skip")), steps=5000),
     ],
     "codes": [
-        RECIPE,
+        BASE,
         *(cell(f"K {size}", f"model.bottleneck.codes={size}") for size in (64, 512)),
         *(cell(f"D {width}", f"model.bottleneck.dim={width}") for width in (4, 16)),
     ],
-    "jitter": [RECIPE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
+    "jitter": [BASE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
     "hop": [
         cell("hop 32", f"model.encoder.strides={[2] * 5}"),
-        RECIPE,  # 64
+        BASE,  # 64
         cell("hop 128", f"model.encoder.strides={[2] * 7}"),
     ],
     "upsampler": [
         cell("no layer over codes", "model.decoder.context_layers=0"),
-        RECIPE,  # 2
+        BASE,  # 2
         cell("4 layers over codes", "model.decoder.context_layers=4"),
     ],
-    "average": [RECIPE, *(cell(f"average {decay}", f"train.average={decay}") for decay in (0.0, 0.9995))],
+    "average": [BASE, *(cell(f"average {decay}", f"train.average={decay}") for decay in (0.0, 0.9995))],
 }
 COLUMNS = {
     "bits/sample": "bits_per_sample",
     "shuffled-codes gap": "shuffled_codes_gap",
     "codes used": "codes_used",
-    **{name.replace("_", ", "): name for name in SHARES},
+    **{name.replace("_", ", "): name for name in JUDGED},
 }
 
 
 def measure(run: Run, corpus: Store) -> Figures:
-    """Of the last validation, over all held-out clips, and by the judges; of the recipe's own run at TEMPERATURES."""
+    """Of the last validation, over all held-out clips, and by the judges; of BASE's run at TEMPERATURES."""
     found = {**validated(run, corpus), **judged(run)}
-    if run.folder.name == RECIPE.name:
+    if run.folder.name == BASE.name.replace(" ", "-"):
         for temperature in TEMPERATURES:
             colder = judged(run, f"evaluation.temperature={temperature}")
             found |= {at(name, temperature): value for name, value in colder.items()}
@@ -81,11 +88,12 @@ def measure(run: Run, corpus: Store) -> Figures:
 
 
 def judged(run: Run, *overrides: str) -> Figures:
-    """SHARES, of clips drawn as the recipe or ``overrides`` say."""
+    """JUDGED, of clips drawn as the recipe or ``overrides`` say."""
     subject = subject_of(run, with_overrides(run, overrides), Console(markup=False))
     findings = {metric: METRICS[metric].measure(subject) for metric in dict.fromkeys(one for one, _ in SHARES.values())}
     every = {(metric, one.name): one.value for metric, found in findings.items() for one in found.figures}
-    return {name: value for name, where in SHARES.items() if (value := every[where]) is not None}
+    found = {name: value for name, where in SHARES.items() if (value := every[where]) is not None}
+    return {**found, QUIET: float((levels(subject.heard("original"), subject.heard("conversion")) < -QUIET_DB).mean())}
 
 
 def at(name: str, temperature: float) -> str:
@@ -93,22 +101,22 @@ def at(name: str, temperature: float) -> str:
 
 
 def summary(records: Mapping[str, Record]) -> Rows:
-    """A row a cell, the recipe's first, then its other temperatures."""
+    """A row a cell, BASE's first, then its other temperatures."""
     columns = {
         "bits/sample": shown("bits_per_sample", ".3f"),
         "shuffled-codes gap": shown("shuffled_codes_gap", "+z.2f"),
     }
-    headings = ["digit kept, %", "converted, %", "target reached, %"]
+    headings = ["digit kept, %", "converted, %", "target reached, %", "too quiet, %"]
     rows = [["change", "steps", "minutes", *columns, *headings]]
-    for name in sorted(records, key=lambda name: name != RECIPE.name):
+    for name in sorted(records, key=lambda name: name != BASE.name):
         record = records[name]
         figures = record["figures"]
         budget = [str(record["steps"]), format(record["seconds_of_steps"] / 60, ".0f")]
-        shares = [shown(share, ".0f", 100)(figures) for share in SHARES]
+        shares = [shown(share, ".0f", 100)(figures) for share in JUDGED]
         rows.append([name, *budget, *(column(figures) for column in columns.values()), *shares])
         for temperature in TEMPERATURES:
-            colder = [shown(at(share, temperature), ".0f", 100)(figures) for share in SHARES]
-            if name == RECIPE.name:
+            colder = [shown(at(share, temperature), ".0f", 100)(figures) for share in JUDGED]
+            if name == BASE.name:
                 rows.append([f"its run, temperature {temperature}", "–", "–", *("–" for _ in columns), *colder])
     return rows
 

@@ -305,7 +305,7 @@ def test_the_search_is_sound(cells: Any) -> None:
     plan = __import__("search")
     every = {cell.name: cell.resolved() for table in plan.TABLES.values() for cell in table}
     assert len({cells.digest(recipe) for recipe in every.values()}) == len(every) >= 8
-    assert all(plan.RECIPE in table for table in plan.TABLES.values())
+    assert all(plan.BASE in table for table in plan.TABLES.values())
     audio = {recipe.train.batch * recipe.train.crop for recipe in every.values()}
     assert len(audio) == 1
     assert {recipe.hop for recipe in every.values()} == {32, 64, 128}
@@ -325,25 +325,25 @@ def test_the_search_judges_as_the_evaluation_does_and_the_recipe_at_every_temper
 
     monkeypatch.setattr(plan, "subject_of", subject)
     monkeypatch.setattr(plan, "validated", lambda run, corpus: {"bits_per_sample": 3.0})
-    run = SimpleNamespace(folder=Path("recipe"), recipe=plan.RECIPE.resolved())
+    run = SimpleNamespace(folder=Path("past-gain-12-dB"), recipe=plan.BASE.resolved())
     found = plan.measure(run, store)
     assert {name: found[name] for name in plan.SHARES} == dict.fromkeys(plan.SHARES, 1)
     assert found["words_conversion at 0.9"] == 1
     assert found["words_conversion at 0.8"] < 0.5
     assert found["target_conversion at 0.8"] == 1
     run.folder = Path("jitter-0.06")
-    assert plan.measure(run, store).keys() == {"bits_per_sample", *plan.SHARES}
+    assert plan.measure(run, store).keys() == {"bits_per_sample", *plan.JUDGED}
     record = {"steps": 3000, "seconds_of_steps": 600.0, "figures": found}
-    table = plan.summary({"jitter 0.06": {**record, "figures": {"bits_per_sample": 4.0}}, "recipe": record})
-    assert {len(row) for row in table} == {8}
+    table = plan.summary({"jitter 0.06": {**record, "figures": {"bits_per_sample": 4.0}}, "past gain 12 dB": record})
+    assert {len(row) for row in table} == {9}
     assert [row[0] for row in table[1:]] == [
-        "recipe",
+        "past gain 12 dB",
         "its run, temperature 0.8",
         "its run, temperature 0.9",
         "jitter 0.06",
     ]
-    assert table[1][1:] == ["3000", "10", "3.000", "–", "100", "100", "100"]
-    assert table[3][-3:] == ["100", "100", "100"]
+    assert table[1][1:] == ["3000", "10", "3.000", "–", "100", "100", "100", "0"]
+    assert table[3][-4:] == ["100", "100", "100", "0"]
 
 
 # --- images -------------------------------------------------------------------------------------------------
