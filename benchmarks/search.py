@@ -7,8 +7,8 @@ is recognised, reconstructed and converted, of conversions heard as the target, 
 than 10 dB too quiet. gain: how much louder or quieter the decoder hears its past in training. rate: the learning rate.
 crop: length of an example, at equal audio a step. network: the decoder's layers and channels. codes: K and D. jitter:
 chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers of the network that brings
-codes to the decoder. average: decay of the averaged weights, 0 for none. What all others differ from is sampled at other
-temperatures, too.
+codes to the decoder. average: decay of the averaged weights, 0 for none. The cell that all others
+differ from is sampled at other temperatures, too.
 """
 
 from __future__ import annotations
