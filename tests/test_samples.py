@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import sounds
 from sounds import RATE, SPEAKERS, WORDS, figures, say
 
@@ -132,3 +137,54 @@ def test_the_floor_is_the_same_codes_in_random_order(tmp_path: Path) -> None:
 def test_without_a_prior_nothing_is_sampled(tmp_path: Path) -> None:
     with pytest.raises(NotMeasured, match="no trained prior"):
         samples.metric(sounds.subject_of(sounds.spoken_corpus(tmp_path), prior=None))
+
+
+# --- a folder of audio before the same judges ---------------------------------------------------------------
+
+
+def test_a_folder_is_heard_as_what_was_said_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """benchmarks/heard.py, of a voice's words at another rate and level, another voice's, a hum and silence."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    heard = __import__("heard")
+    store = sounds.spoken_corpus(tmp_path / "corpus")
+    monkeypatch.setattr(heard, "subject_of", lambda run, recipe, console: sounds.subject_of(store))
+    monkeypatch.setattr(heard, "with_overrides", lambda run, sets: None)
+    run = SimpleNamespace(speakers=store.speakers, speaker=store.speakers.index, rate=sounds.RATE)
+    monkeypatch.setattr(heard, "load_run", lambda name, device: run)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for digit, word in enumerate(sounds.WORDS):
+        twice = np.repeat(sounds.say("bob", word, 50), 2)
+        soundfile.write(folder / f"bob{digit}.wav", 0.1 * twice, 2 * sounds.RATE)
+    soundfile.write(folder / "cid.wav", sounds.say("cid", "low", 50), sounds.RATE)
+    noise = 0.1 * np.random.default_rng(0).normal(size=sounds.RATE // 2)
+    soundfile.write(folder / "noise.wav", noise, sounds.RATE)
+    soundfile.write(folder / "silence.wav", np.zeros(sounds.RATE), sounds.RATE)
+    told = tmp_path / "told.json"
+    monkeypatch.setattr(sys, "argv", ["heard.py", str(folder), "--run", "any", "--speaker", "bob", "--json", str(told)])
+    heard.main()
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    by_file = {name.strip(): [cell.strip() for cell in cells] for _, name, *cells, _ in lines}
+    for digit in range(3):
+        assert by_file[f"bob{digit}.wav"] == ["0.40", "bob", str(digit)]
+    assert by_file["cid.wav"][1] == "cid"
+    assert by_file["noise.wav"][2].endswith(", unsure")
+    assert by_file["silence.wav"] == ["1.00", "–", "–"]
+    voices, words = zip(*(cells[1:] for cells in by_file.values()), strict=True)
+    sure = sum(word in ("0", "1", "2") for word in words)
+    expected = {"heard as bob": voices.count("bob") / 6, "surely a word": sure / 6}
+    assert 3 <= sure <= 4
+    assert json.loads(told.read_text()) == pytest.approx(expected)
+
+
+def test_a_folder_that_cannot_be_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    run = Path(__file__).parents[1] / "wavevq/models/digits"
+    monkeypatch.setattr(sys, "argv", ["heard.py", str(tmp_path), "--run", str(run), "--speaker", "nobody"])
+    with pytest.raises(SystemExit) as ended:
+        __import__("heard").main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("nobody: not a speaker of ")
