@@ -51,11 +51,16 @@ Rows = list[list[str]]  # the headings first
 
 @dataclass(frozen=True)
 class Cell:
-    """One training. name: of its row and record, with dashes of its run folder too; unique in its study."""
+    """One training. name: of its row and record, unique in its study."""
 
     name: str
     overrides: tuple[str, ...] = ()
     recipe: str = "recipes/demo.yaml"
+
+    @property
+    def folder(self) -> str:
+        """The name of its run folder."""
+        return self.name.replace(" ", "-")
 
     def resolved(self, more: Sequence[str] = ()) -> Recipe:
         return load_recipe(ROOT / self.recipe, (*self.overrides, *more))
@@ -183,7 +188,7 @@ def made(cell: Cell, measure: Measure, given: Options, console: Console) -> Reco
     """Train and measure a cell, and keep its record."""
     recipe = cell.resolved(given.overrides)
     given.out.mkdir(parents=True, exist_ok=True)
-    place = given.out / cell.name.replace(" ", "-")
+    place = given.out / cell.folder
     finish(recipe, place, console)
     run = load_any(place)
     record = {

@@ -1,7 +1,8 @@
-"""CIFAR-10 in bits/dim: python benchmarks/cifar.py --root PATH. VQ-VAE, VAE and VIMCO at one budget (paper, 4.1).
+"""CIFAR-10 in bits/dim: python benchmarks/cifar.py --root PATH. VQ-VAE, VAE and VIMCO side by side (paper, 4.1).
 
-cifar: all have the encoder and the feed-forward decoder of recipes/cifar10.yaml, and at most twenty minutes of a core,
-the prior's included: equal steps, but for VIMCO, whose decoder makes five images for one. Its codes are the VQ-VAE's,
+cifar: all have the encoder and the feed-forward decoder of recipes/cifar10.yaml, and about equal time without the prior
+of the VQ-VAE, with which it takes less than twenty minutes of a core. VQ-VAE and VAE have equal steps, VIMCO a fifth,
+since its decoder makes five images for one. Its codes are the VQ-VAE's,
 8 x 8 x 10 of 512; the VAE has 8 x 8 latents of 64 dimensions. longer: the same of two and a half times the steps.
 
 pixelcnn: the autoregressive decoder of recipes/cifar10_pixelcnn.yaml, which could do without latents (paper, 4.2). The
@@ -36,7 +37,7 @@ PIXELCNN = "recipes/cifar10_pixelcnn.yaml"
 VAE = NO_PRIOR, "model.encoder.groups=1", "model.bottleneck={kind: vae, dim: 64}"
 VIMCO = NO_PRIOR, "model.bottleneck={kind: vimco, codes: 512, dim: 16, samples: 5}"
 LONGER, LONGER_VIMCO = "train.steps=15000", "train.steps=3000"
-SHORT = "train.steps=800"  # a quarter of an hour of one core
+SHORT = "train.steps=800"  # a quarter of an hour of one core, nearly half an hour of the VAE
 TABLES = {
     "cifar": [
         Cell("VQ-VAE", (), RECIPE),

@@ -5,16 +5,18 @@ python benchmarks/heard.py DIR --run RUN --speaker NAME [--set data.root=PATH] [
 
 The judges know real training clips of the run's corpus only. A row a file: whose voice it is heard as, and of a corpus
 of words which word, and whether as surely as 95 % of the real held-out clips. Below it the shares of files: heard as
-NAME, surely a word. A file too short or too quiet to be judged is neither.
+NAME, surely a word. A file too short or too quiet to be judged is neither; of a longer one the beginning is heard.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from rich.table import Table
 from wavevq.audio import Signal, read, resample
 from wavevq.errors import WavevqError
 from wavevq.evaluate.judges import levelled
-from wavevq.evaluate.samples import SURE, audible
+from wavevq.evaluate.samples import audible, least_margin
 from wavevq.evaluate.subject import Subject
 from wavevq.evaluation import subject_of, with_overrides
 from wavevq.jobs import recordings
@@ -33,13 +35,16 @@ from wavevq.run import load_run
 
 @dataclass(frozen=True)
 class Verdict:
-    """On a file: of so many seconds. voice, word: as which it is heard; None where that is not asked for."""
+    """On a file: of so many seconds, as whose voice and which word it is heard, and how surely.
+
+    Empty where there is nothing to be heard, None where there is no judge: of one speaker, of a corpus without words.
+    """
 
     file: str
     seconds: float
     voice: str | None
     word: str | None
-    sure: bool
+    sure: bool | None
 
 
 def main() -> None:
@@ -50,41 +55,51 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as data.root=PATH")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the shares to FILE")
     given = parser.parse_args()
-    console = Console(markup=False)
     try:
-        run = load_run(given.run, "cpu")
-        label = run.speaker(given.speaker)
+        run = load_run(given.run, "cpu", enrolled=False)  # the judges know voices of the corpus only
+        run.speaker(given.speaker)
         subject = subject_of(run, with_overrides(run, given.set), Console(markup=False, stderr=True))
         paths = recordings([given.folder])
-        clips = [levelled(resample(one.samples, one.rate, run.rate)) for one in map(read, paths)]
+        longest = subject.most * subject.hop
+        clips = [levelled(resample(one.samples, one.rate, run.rate)[:longest]) for one in map(read, paths)]
         verdicts = judged(subject, [path.name for path in paths], clips)
     except WavevqError as error:
         print(*error.args, sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
-    figures = shares(verdicts, run.speakers[label])
-    console.print(table(verdicts), *(f"{name} {share:.4g}" for name, share in figures.items()), sep="\n")
+    shares = {
+        f"heard as {given.speaker}": share(
+            [None if one.voice is None else one.voice == given.speaker for one in verdicts]
+        ),
+        "surely a word": share([one.sure for one in verdicts]),
+    }
+    console = Console(markup=False)
+    console.print(table(verdicts))
+    for name, found in shares.items():
+        console.print(f"{name} {'not measured' if found is None else format(found, '.4g')}")
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        words = shlex.join(["python", "benchmarks/heard.py", "DIR", "--run", given.run, "--speaker", given.speaker])
+        record = {"command": words, "date": datetime.now().date().isoformat(), "files": len(verdicts), **shares}
+        given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def judged(subject: Subject, names: Sequence[str], clips: Sequence[Signal]) -> list[Verdict]:
     """Verdicts on clips float32 ``[T]``, at the subject's rate and all of one level."""
     speaker, word = subject.judges.speaker, subject.judges.word
-    least = np.quantile(word.margins(subject.judges.beginnings(subject.clips)), SURE) if word else np.inf
+    least = least_margin(word, subject.judges.beginnings(subject.clips)) if word else 0.0
     verdicts = []
     for name, clip in zip(names, clips, strict=True):
         there = [clip] if audible(clip, subject.rate) else []
-        voice, said = ([*(judge.judge(there) if judge else []), None][0] for judge in (speaker, word))
-        sure = bool(word and there and word.margins(there)[0] >= least)
+        voice = None if speaker is None else "".join(speaker.judge(there))
+        said = None if word is None else "".join(word.judge(there))
+        sure = None if word is None else bool(there) and bool(word.margins(there)[0] >= least)
         verdicts.append(Verdict(name, len(clip) / subject.rate, voice, said, sure))
     return verdicts
 
 
-def shares(verdicts: Sequence[Verdict], speaker: str) -> dict[str, float]:
-    return {
-        f"heard as {speaker}": float(np.mean([one.voice == speaker for one in verdicts])),
-        "surely a word": float(np.mean([one.sure for one in verdicts])),
-    }
+def share(answers: Sequence[bool | None]) -> float | None:
+    """Of those that are true; None where they have not been judged."""
+    known = [one for one in answers if one is not None]
+    return float(np.mean(known)) if known else None
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:

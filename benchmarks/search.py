@@ -1,13 +1,13 @@
 """What makes the digits better, one change at a time: python benchmarks/search.py rate --root PATH (of FSDD).
 
-Every cell is recipes/digits.yaml without its prior, with a past gain of 12 dB and one thing more changed, about ten
-minutes of one quiet core: a change that makes a step dearer gets fewer steps. Each is judged as `wavevq evaluate`
-judges, on the validation split alone: held-out bits/sample, what shuffled codes cost, the shares of clips whose digit
-is recognised, reconstructed and converted, of conversions heard as the target, and of conversions that come out more
-than 10 dB too quiet. gain: how much louder or quieter the decoder hears its past in training. rate: the learning rate.
-crop: length of an example, at equal audio a step. network: the decoder's layers and channels. codes: K and D. jitter:
-chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers of the network that brings
-codes to the decoder. average: decay of the averaged weights, 0 for none. The cell that all others
+Every cell is recipes/digits.yaml without its prior, with a past gain of 12 dB (the recipe is that of 0) and one thing
+changed, about ten minutes of one quiet core: a change that makes a step dearer gets fewer steps. Each is judged as
+`wavevq evaluate` judges, on the validation split alone: held-out bits/sample, what shuffled codes cost, the shares of
+clips whose digit is recognised, reconstructed and converted, of conversions heard as the target, and of conversions
+that come out more than 10 dB too quiet. gain: how much louder or quieter the decoder hears its past in training. rate:
+the learning rate. crop: length of an example, at equal audio a step. network: the decoder's layers and channels. codes:
+K and D. jitter: chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers of the
+network that brings codes to the decoder. average: decay of the averaged weights, 0 for none. The cell that all others
 differ from is sampled at other temperatures, too.
 """
 
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from wavevq.data.store import Store
 from wavevq.evaluate.metrics import METRICS
-from wavevq.evaluate.reconstruction import QUIET_DB, levels
+from wavevq.evaluate.reconstruction import too_quiet
 from wavevq.evaluation import subject_of, with_overrides
 from wavevq.run import Run
 
@@ -73,14 +73,15 @@ COLUMNS = {
     "bits/sample": "bits_per_sample",
     "shuffled-codes gap": "shuffled_codes_gap",
     "codes used": "codes_used",
-    **{name.replace("_", ", "): name for name in JUDGED},
+    **{name.replace("_", ", "): name for name in SHARES},
+    "too quiet": QUIET,
 }
 
 
 def measure(run: Run, corpus: Store) -> Figures:
     """Of the last validation, over all held-out clips, and by the judges; of BASE's run at TEMPERATURES."""
     found = {**validated(run, corpus), **judged(run)}
-    if run.folder.name == BASE.name.replace(" ", "-"):
+    if run.folder.name == BASE.folder:
         for temperature in TEMPERATURES:
             colder = judged(run, f"evaluation.temperature={temperature}")
             found |= {at(name, temperature): value for name, value in colder.items()}
@@ -93,7 +94,7 @@ def judged(run: Run, *overrides: str) -> Figures:
     findings = {metric: METRICS[metric].measure(subject) for metric in dict.fromkeys(one for one, _ in SHARES.values())}
     every = {(metric, one.name): one.value for metric, found in findings.items() for one in found.figures}
     found = {name: value for name, where in SHARES.items() if (value := every[where]) is not None}
-    return {**found, QUIET: float((levels(subject.heard("original"), subject.heard("conversion")) < -QUIET_DB).mean())}
+    return {**found, QUIET: too_quiet(subject.heard("original"), subject.heard("conversion"))}
 
 
 def at(name: str, temperature: float) -> str:

@@ -311,7 +311,7 @@ def test_the_search_is_sound(cells: Any) -> None:
     assert {recipe.hop for recipe in every.values()} == {32, 64, 128}
 
 
-def test_the_search_judges_as_the_evaluation_does_and_the_recipe_at_every_temperature(
+def test_the_search_judges_as_the_evaluation_does_and_its_base_at_every_temperature(
     cells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that says the right word in the right voice when it is not cold, and the wrong word when it is."""
@@ -321,7 +321,14 @@ def test_the_search_judges_as_the_evaluation_does_and_the_recipe_at_every_temper
     store = sounds.spoken_corpus(tmp_path)
 
     def subject(run: Any, recipe: Any, console: Any) -> Any:
-        return sounds.subject_of(store, hears=recipe.evaluation.temperature != 0.8)
+        loud = sounds.subject_of(store, hears=recipe.evaluation.temperature != 0.8)
+        quiet = 0.2 if recipe.evaluation.temperature == 0.9 else 1.0
+
+        def draw(codes: Any, voices: Any, streams: Any, what: str) -> Any:
+            said = loud.draw(codes, voices, streams, what)
+            return [one * quiet if what == "conversion" else one for one in said]
+
+        return replace(loud, draw=draw)
 
     monkeypatch.setattr(plan, "subject_of", subject)
     monkeypatch.setattr(plan, "validated", lambda run, corpus: {"bits_per_sample": 3.0})
@@ -330,6 +337,7 @@ def test_the_search_judges_as_the_evaluation_does_and_the_recipe_at_every_temper
     assert {name: found[name] for name in plan.SHARES} == dict.fromkeys(plan.SHARES, 1)
     assert found["words_conversion at 0.9"] == 1
     assert found["words_conversion at 0.8"] < 0.5
+    assert [found[f"{plan.QUIET}{at}"] for at in ("", " at 0.8", " at 0.9")] == [0, 0, 1]
     assert found["target_conversion at 0.8"] == 1
     run.folder = Path("jitter-0.06")
     assert plan.measure(run, store).keys() == {"bits_per_sample", *plan.JUDGED}
@@ -343,7 +351,7 @@ def test_the_search_judges_as_the_evaluation_does_and_the_recipe_at_every_temper
         "jitter 0.06",
     ]
     assert table[1][1:] == ["3000", "10", "3.000", "–", "100", "100", "100", "0"]
-    assert table[3][-4:] == ["100", "100", "100", "0"]
+    assert table[3][-4:] == ["100", "100", "100", "100"]
 
 
 # --- images -------------------------------------------------------------------------------------------------
@@ -404,4 +412,6 @@ def test_the_cifar_study_from_training_to_its_figures(
     assert {len(row) for row in rows} == {len(plan.COLUMNS) + 3}
     assert rows[1][:3] == ["VQ-VAE, the paper's", "250,000", "4.67"]
     assert rows[2][:4] == ["VQ-VAE", "3", f"{codes['bits_per_dim']:.4g}", f"{codes['learned_bits_per_dim']:.4g}"]
+    timed = {**records["VAE"], "seconds_of_steps": 330.0}
+    assert plan.summary({"VAE": timed})[3][-1] == "6"  # 5.5 minutes
     assert rows[6][3] == "–"  # VIMCO's codes have no prior of their own

@@ -149,7 +149,8 @@ def test_the_metric_orders_ceiling_model_and_floor(tmp_path: Path) -> None:
         assert model is not None
         assert floor is not None
         assert 0 < ceiling < model < floor
-    assert len(found) == (len(reconstruction.MEASURES) + 2) * len(reconstruction.VERSIONS)
+    levels = 2 * (len(reconstruction.VERSIONS) + 1)  # of conversions too
+    assert len(found) == len(reconstruction.MEASURES) * len(reconstruction.VERSIONS) + levels
 
 
 def test_quiet_clips_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,9 @@ def test_quiet_clips_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     heard = [*subject.heard("original")]
     heard[0] = heard[0] / 4
     monkeypatch.setitem(subject._heard, "reconstruction", heard)
+    monkeypatch.setitem(subject._heard, "conversion", [heard[0] / 4, *[clip / 4 for clip in heard[1:]]])
     found = figures(reconstruction.metric(subject))
     assert found["level, reconstruction"] == pytest.approx(0, abs=1e-4)
     assert found["10 dB too quiet, reconstruction"] == pytest.approx(1 / len(heard))
     assert found["10 dB too quiet, mu-law"] == 0
+    assert found["10 dB too quiet, conversion"] == 1

@@ -152,7 +152,7 @@ def test_a_folder_is_heard_as_what_was_said_in_it(
     monkeypatch.setattr(heard, "subject_of", lambda run, recipe, console: sounds.subject_of(store))
     monkeypatch.setattr(heard, "with_overrides", lambda run, sets: None)
     run = SimpleNamespace(speakers=store.speakers, speaker=store.speakers.index, rate=sounds.RATE)
-    monkeypatch.setattr(heard, "load_run", lambda name, device: run)
+    monkeypatch.setattr(heard, "load_run", lambda name, device, enrolled: run)
     folder = tmp_path / "made"
     folder.mkdir()
     for digit, word in enumerate(sounds.WORDS):
@@ -174,9 +174,19 @@ def test_a_folder_is_heard_as_what_was_said_in_it(
     assert by_file["silence.wav"] == ["1.00", "–", "–"]
     voices, words = zip(*(cells[1:] for cells in by_file.values()), strict=True)
     sure = sum(word in ("0", "1", "2") for word in words)
-    expected = {"heard as bob": voices.count("bob") / 6, "surely a word": sure / 6}
+    record = json.loads(told.read_text())
+    assert record["files"] == 6
+    assert record["heard as bob"] == pytest.approx(voices.count("bob") / 6)
+    assert record["surely a word"] == pytest.approx(sure / 6)
     assert 3 <= sure <= 4
-    assert json.loads(told.read_text()) == pytest.approx(expected)
+    # Without a judge nothing is said, and above all no 0.
+    monkeypatch.setattr(
+        heard, "subject_of", lambda run, recipe, console: replace(sounds.subject_of(store), word_of=None)
+    )
+    heard.main()
+    record = json.loads(told.read_text())
+    assert (record["heard as bob"], record["surely a word"]) == (pytest.approx(voices.count("bob") / 6), None)
+    assert "surely a word not measured" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

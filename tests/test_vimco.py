@@ -163,16 +163,21 @@ def test_every_parameter_gets_gradient_and_a_few_steps_raise_the_bound() -> None
     assert told[-1] < told[0] - 0.1
 
 
+def of_speech() -> dict[str, Any]:
+    model = {"encoder": {"kind": "waveform"}, "bottleneck": {"kind": "vimco"}, "decoder": {"kind": "wavenet"}}
+    return {"data": {"kind": "folder"}, "model": model, "train": {"steps": 1}}
+
+
+@pytest.mark.parametrize("told", ["jitter 0.1", "past_gain 6"])
+def test_what_its_loss_leaves_out_is_refused(told: str) -> None:
+    key, value = told.split()
+    tree = of_speech()
+    tree["model"][key] = float(value)
+    with pytest.raises(WavevqError, match=f"{told}: not with a bottleneck of kind 'vimco'"):
+        parse_recipe(tree, "tiny")
+
+
 def test_joint_training_wants_a_quantizer() -> None:
-    tree = {
-        "data": {"kind": "folder"},
-        "model": {
-            "encoder": {"kind": "waveform"},
-            "bottleneck": {"kind": "vimco"},
-            "decoder": {"kind": "wavenet"},
-        },
-        "train": {"steps": 1},
-        "prior": {"joint": True, "network": {"kind": "wavenet"}},
-    }
+    tree = of_speech() | {"prior": {"joint": True, "network": {"kind": "wavenet"}}}
     with pytest.raises(WavevqError, match=r"prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'"):
         parse_recipe(tree, "tiny")

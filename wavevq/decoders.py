@@ -120,7 +120,7 @@ class WaveNetDecoder(Decoder):
         """Nats ``[B]``, float32, summed over valid samples.
 
         x: ``[B, 1, T]`` in [-1, 1]; z: ``[B, F, D]``, T a multiple of F; label: int64 ``[B]``; mask: bool ``[B, T]``;
-        past: ``[B, 1, T]``, what the network hears for the samples before each, where that is not x.
+        past: ``[B, 1, T]``, what the network hears, clipped to [-1, 1], for the samples before each; by default x.
         """
         classes = self.distribution.encode(x[:, 0])
         heard = classes if past is None else self.distribution.encode(past[:, 0])

@@ -162,7 +162,7 @@ CLAIMS = (
         "4.2",
         "a PixelCNN decoder of images reads its latents",
         "yes",
-        f"{CIFAR}, table pixelcnn",
+        "`python benchmarks/cifar.py pixelcnn --root PATH`",
         (
             Source(
                 tuple((f"{name}, PixelCNN decoder", "shuffled_gap") for name in ("VQ-VAE", "VAE")),

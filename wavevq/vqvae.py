@@ -26,8 +26,8 @@ class VqVae(nn.Module):
 
     jitter: chance that a training frame's latent is replaced by its left or right neighbour's; its randomness is
     that of each example's global index under ``seed``. past_gain: dB by which in training the past that the decoder
-    hears is louder or quieter than it was, at most, by a draw for each example: so that the level comes from the codes,
-    and clips that were drawn too quiet do not go on so (noise for the same end: Valin & Skoglund 2019, LPCNet).
+    hears is at most louder or quieter than it was, drawn uniformly for each example: so that the level comes from the
+    codes, and clips that were drawn too quiet do not go on so. Bits of the training are under that past.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ def along(mask: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def amplified(x: Tensor, decibels: Tensor) -> Tensor:
-    """x ``[B, 1, T]``, each row louder by its ``decibels`` ``[B, 1]``."""
+    """x ``[B, 1, T]``, each row louder by its ``decibels`` ``[B, 1]``; it may leave [-1, 1]."""
     return x * (10 ** (decibels / 20)).to(x)[..., None]
 
 

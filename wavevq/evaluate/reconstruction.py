@@ -160,6 +160,11 @@ def intelligibility(
     return float(np.mean(found))
 
 
+def too_quiet(originals: Sequence[Signal], others: Sequence[Signal]) -> float:
+    """The share of clips whose ``levels`` are below -QUIET_DB."""
+    return float(np.mean(levels(originals, others) < -QUIET_DB))
+
+
 def metric(subject: Subject) -> Findings:
     """The metric ``reconstruction`` of ``wavevq evaluate``."""
     versions = subject.possible(VERSIONS)
@@ -174,10 +179,10 @@ def metric(subject: Subject) -> Findings:
         for name, unit, key in MEASURES
         for version, one in found.items()
     ]
-    for version, clips in heard.items():
-        found_levels = levels(subject.heard("original"), clips)
-        quiet = float(np.mean(found_levels < -QUIET_DB))
-        figures.append(Figure(f"level, {version}", float(np.median(found_levels)), "dB", "median of the clips"))
+    for version in subject.possible((*versions, "conversion")):
+        both = subject.heard("original"), subject.heard(version)
+        figures.append(Figure(f"level, {version}", float(np.median(levels(*both))), "dB", "median of the clips"))
+        quiet = too_quiet(*both)
         figures.append(Figure(f"{QUIET_DB} dB too quiet, {version}", quiet, "share of clips", NOTES.get(version, "")))
     return Findings(tuple(figures), TEXT, subject.to_listen(("original", *versions)))
 

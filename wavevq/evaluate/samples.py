@@ -116,7 +116,7 @@ def words(
     probe: WordProbe, drawn: Sequence[Signal], scrambled: Sequence[Signal], real: Sequence[Signal], said: Sequence[str]
 ) -> Words:
     """drawn: generated clips. scrambled: what their codes give in random order. real: held-out clips of ``said``."""
-    least = np.quantile(probe.margins(real), SURE)
+    least = least_margin(probe, real)
     sure, floor = ([clip for clip in some if audible(clip, probe.rate)] for some in (drawn, scrambled))
     sure, floor = ([c for c, m in zip(some, probe.margins(some), strict=True) if m >= least] for some in (sure, floor))
     return Words(
@@ -126,6 +126,11 @@ def words(
         vocabulary=len(probe.classes),
         ceiling=probe.score("real", real, said).value,
     )
+
+
+def least_margin(probe: WordProbe, real: Sequence[Signal]) -> float:
+    """What is sure lies as far on its word's side: SURE of ``real``, held-out clips, lie nearer to the border."""
+    return float(np.quantile(probe.margins(real), SURE))
 
 
 def lengths(seconds: Sequence[float], most: float) -> Lengths:

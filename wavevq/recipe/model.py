@@ -324,6 +324,7 @@ class Model(Section):
             raise ValueError(f"jitter {self.jitter:g} is for speech: codes of an image have four neighbours")
         if self.past_gain and self.encoder.signal != "speech":
             raise ValueError(f"past_gain {self.past_gain:g} is for speech: only a waveform has a level")
-        if (self.past_gain or self.jitter) and self.bottleneck.kind == "vimco":
-            raise ValueError("jitter and past_gain: not with a bottleneck of kind vimco")
+        if self.bottleneck.kind == "vimco" and (self.jitter or self.past_gain):
+            said = f"jitter {self.jitter:g}" if self.jitter else f"past_gain {self.past_gain:g}"
+            raise ValueError(f"{said}: not with a bottleneck of kind 'vimco', whose loss is its own; must be 0")
         return self

@@ -60,6 +60,8 @@ def fit(
     if resume:
         load_newest(state, saved, console)
         refuse_apart(state.step, saved)
+        if state.step < plan.steps:
+            console.print(f"going on from step {state.step}")
     model, optimizer = fabric.setup(Step(module), optimizer)
     log = Log(folder, console, plan.steps, state.step) if fabric.is_global_zero else None
     meter = Meter(state, batches.unit, batches.amount)
@@ -203,7 +205,6 @@ def load_newest(state: TrainState, folder: Path, console: Console) -> None:
         except WavevqError as error:
             console.print(f"skipping a damaged checkpoint: {error}", soft_wrap=True)
         else:
-            console.print(f"going on from step {state.step}")
             return
     if found:
         raise WavevqError(f"{folder}: no checkpoint to resume from that is not damaged")
