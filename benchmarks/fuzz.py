@@ -59,7 +59,6 @@ from wavevq.data.shapes import Shapes
 from wavevq.errors import WavevqError
 from wavevq.image_run import load_image_run
 from wavevq.jobs import Job
-from wavevq.paper import CLAIMS
 from wavevq.recipe import load_recipe
 from wavevq.run import load_run
 from wavevq.run_folder import SPEAKERS
@@ -292,7 +291,7 @@ def readers(valid: Path) -> dict[str, Opened]:
 
     def evaluations(folder: Path, path: Path) -> None:
         every, _ = scoreboard.read_all([path])
-        quiet.print(scoreboard.table([scoreboard.row_of(claim, every) for claim in CLAIMS]))
+        quiet.print(scoreboard.table(scoreboard.board(every)))
 
     def cifar(folder: Path, path: Path) -> None:
         image_store.prepare(images.cifar10(folder, 0.3), 32)

@@ -104,7 +104,8 @@ def call(*words: str | Path) -> Result:
 
 
 def row(claim: Claim, *paths: Path) -> board.Row:
-    return board.row_of(claim, board.read_all(paths)[0])
+    [found] = board.rows_of(claim, board.read_all(paths)[0])
+    return found
 
 
 # --- the committed results ----------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def row(claim: Claim, *paths: Path) -> board.Row:
 
 def test_the_readme_holds_the_board_of_the_committed_results() -> None:
     every, _ = board.read_all([ROOT / "results"])
-    made = board.markdown([board.row_of(claim, every) for claim in CLAIMS])
+    made = board.markdown(board.board(every))
     assert made in (ROOT / "README.md").read_text("utf-8"), "run: wavevq scoreboard --markdown README.md"
 
 
@@ -168,6 +169,16 @@ def test_the_newest_counts_not_the_best(tmp_path: Path) -> None:
     assert row(claim, tmp_path).ours == "40.0 %"
 
 
+def test_each_corpus_has_its_row_and_of_each_the_newest_counts(tmp_path: Path) -> None:
+    claim, source = phonemes()
+    runs = (("vctk", 0.9, "2026-01-02"), ("fsdd", 0.4, "2026-03-01"), ("vctk", 0.5, "2026-02-01"))
+    for i, (data, share, date) in enumerate(runs):
+        record = evaluation(source, [share], date=f"{date}T00:00:00+00:00")
+        write_record(replace(record, data=data), tmp_path / "evaluation" / f"{i}.json")
+    rows = board.rows_of(claim, board.read_all([tmp_path])[0])
+    assert [(one.data, one.ours) for one in rows] == [("fsdd, 8000 Hz", "40.0 %"), ("vctk, 8000 Hz", "50.0 %")]
+
+
 def test_the_study_of_the_row_comes_before_evaluations(tmp_path: Path) -> None:
     claim, source = phonemes()
     write_record(evaluation(source, [0.9], date="2027-01-01T00:00:00+00:00"), tmp_path / "new.json")
@@ -201,7 +212,8 @@ def test_cells_from_several_trainings_say_so(tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_value_says_why(tmp_path: Path) -> None:
-    rows = [board.row_of(claim, []) for claim in CLAIMS]
+    rows = board.board([])
+    assert [one.claim for one in rows] == list(CLAIMS)
     assert all(one.ours is None and one.why == f"not run: needs {one.claim.needs}" for one in rows)
     claim, source = phonemes()
     record = evaluation(source, [0.1])

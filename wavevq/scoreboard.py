@@ -1,7 +1,8 @@
 """``wavevq scoreboard``: the paper's numbers beside ours, read from evaluations and from the results of studies.
 
-A row's own study comes before evaluations of any run. Where several files have its figures, the newest counts, whatever
-it says: to take the best would be to choose by the held-out clips.
+A row's own study comes before evaluations of any run. Figures of different corpora stand in rows of their own; where
+several files have those of one corpus, the newest counts, whatever it says: to take the best would be to choose by the
+held-out clips.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ BEGIN, END = "<!-- wavevq scoreboard -->", "<!-- /wavevq scoreboard -->"
 HEADERS = ("section", "experiment", "paper", "wavevq", "data", "steps", "seed", "command", "date")
 CAPTION = (
     "Sections, experiments and values of Van den Oord et al. 2017; ours are read from evaluations and from the results "
-    "of studies. A row's own study comes before evaluations of a run; where several have a figure, the newest counts, "
-    "not the best. Data, rates and budgets are not the paper's: each row names its own."
+    "of studies. A row's own study comes before evaluations of a run; where several have a figure of one corpus, the "
+    "newest counts, not the best. Data, rates and budgets are not the paper's: each row names its own."
 )
 
 
@@ -88,7 +89,7 @@ class Row:
 def scoreboard(paths: Sequence[Path], file: Path | None, console: Console) -> list[Row]:
     """Print the board of the files and folders, COMMITTED where none is named, and write it into ``file``."""
     every, foreign = read_all(paths or [committed()])
-    rows = [row_of(claim, every) for claim in CLAIMS]
+    rows = board(every)
     console.print(table(rows))
     console.print(CAPTION, highlight=False)
     if others := [one for one in foreign if not is_own(one)]:
@@ -204,13 +205,19 @@ _CELLS = TypeAdapter(dict[str, CellRecord])
 # --- choosing -----------------------------------------------------------------------------------------------
 
 
-def row_of(claim: Claim, every: Sequence[Evidence]) -> Row:
-    """What the first source with all of its values says, from the newest file that has them."""
+def board(every: Sequence[Evidence]) -> list[Row]:
+    """All rows, in the paper's order."""
+    return [row for claim in CLAIMS for row in rows_of(claim, every)]
+
+
+def rows_of(claim: Claim, every: Sequence[Evidence]) -> list[Row]:
+    """What the first source with all of its values says, of each corpus from the newest file that has them."""
     for source in claim.sources:
         having = [one for one in every if fits(source, one) and all(one.value(p) is not None for p in source.places)]
-        if having:
-            return told(claim, source, max(having, key=lambda one: (date_of(source, one), str(one.path))))
-    return Row(claim, why=reason(claim, every))
+        newest_last = sorted(having, key=lambda one: (date_of(source, one), str(one.path)))
+        if by_corpus := {row.data: row for row in (told(claim, source, one) for one in newest_last)}:
+            return [by_corpus[data] for data in sorted(by_corpus)]
+    return [Row(claim, why=reason(claim, every))]
 
 
 def fits(source: Source, evidence: Evidence) -> bool:
