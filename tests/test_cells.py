@@ -157,7 +157,7 @@ def test_the_collapse_labs_figures(
     assert [len(axes.lines) for axes in drawn.axes] == [every, 0 if rate is None else every]
 
 
-@pytest.mark.parametrize("name", ["ablations", "cifar", "collapse", "enroll", "joint", "phonemes"])
+@pytest.mark.parametrize("name", ["ablations", "cifar", "collapse", "enroll", "joint", "phonemes", "search"])
 def test_the_readme_holds_what_stands_in_the_results(cells: Any, name: str) -> None:
     plan = __import__(name).PLAN
     records = cells.records_in(BENCHMARKS.parent / "results" / f"{name}.json")
