@@ -532,7 +532,10 @@ def test_recipes_that_are_refused(here: Path) -> None:
 
 def test_vctk_that_is_not_there_names_its_download(here: Path) -> None:
     [line] = refused("train", ROOT / "recipes/vctk.yaml")
-    assert line == "data.root: there is no folder data; to fetch the corpus: wavevq download vctk data"
+    assert line == (
+        "data.root: there is no folder data; name the corpus's with --set data.root=PATH, or fetch it: "
+        "wavevq download vctk data"
+    )
 
 
 def test_run_folders_that_are_refused(here: Path, name: str) -> None:

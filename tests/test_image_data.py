@@ -184,7 +184,7 @@ def test_a_damaged_official_file_is_told(tmp_path: Path, batch: Any, reason: str
 
 def test_no_corpus_of_images_is_told(tmp_path: Path) -> None:
     for root in (tmp_path / "none", tmp_path):
-        with pytest.raises(WavevqError, match=r"data\.root: .*; to fetch the corpus: wavevq download cifar10"):
+        with pytest.raises(WavevqError, match=r"data\.root: .*; name the corpus.*fetch it: wavevq download cifar10"):
             images.cifar10(root, 0.1)
         with pytest.raises(WavevqError, match=r"data\.root: "):
             images.folder(root, 8, 0.1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,7 @@ def test_killed_at_every_kind_of_moment(place: Path) -> None:
 def test_resuming_a_finished_run_changes_nothing(place: Path) -> None:
     shutil.copytree(place / "straight", place / "finished")
     assert command(place, *TRAIN, "finished", "--resume") == [0], said(place)
+    assert f"finished already, at step {STEPS}" in said(place)
     assert_equal_runs(place / "finished", place / "straight")
 
 
@@ -100,6 +102,7 @@ def test_asked_to_stop_it_saves_at_once(place: Path, number: int) -> None:
     )
     assert max((place / run / "checkpoints").glob("step-*")).name == "step-00000005"  # the step under way, no more
     assert command(place, *TRAIN, run, "--resume") == [0], said(place)
+    assert re.search(r"^going on from step \d+$", said(place), re.MULTILINE)
     found, expected = (tensors(place / name / "checkpoints" / f"step-{STEPS:08d}") for name in (run, "straight"))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)

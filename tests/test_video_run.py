@@ -234,7 +234,7 @@ def subject(**changes: Any) -> VideoSubject:
     plan = Evaluation(given=3, judged=6, batch=4)
     model: Any = type("Model", (), {"size": K})()
     knows: Any = Knows()
-    made = VideoSubject(model, knows, WORLD, plan, 0, encoded, show=show, go_on=go_on)
+    made = VideoSubject(model, knows, WORLD, plan, 0, encoded, lambda words: None, show=show, go_on=go_on)
     return replace(made, **changes) if changes else made
 
 

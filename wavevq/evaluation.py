@@ -38,7 +38,7 @@ from wavevq.evaluate.subject import Subject
 from wavevq.files import AT_ONCE
 from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
-from wavevq.progress import seconds_bar
+from wavevq.progress import Say, seconds_bar
 from wavevq.recipe import Evaluation, Recipe, overridden
 from wavevq.recipe.data import PLACES, is_place
 from wavevq.recipe.trained import is_shipped
@@ -187,7 +187,7 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
         draw=draw,
         compose=lambda speakers, frames: run.sample_codes(speakers, frames, **how),
         word_of=build_words(recipe.data),
-        say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
+        say=indented(console),
     )
 
 
@@ -220,7 +220,7 @@ def image_subject(run: ImageRun, recipe: Recipe, corpus: Corpus, console: Consol
         encoded=lambda split: encoded(run.model, newest, corpus, split),
         show=show,
         compose=lambda labels: run.sample_codes(labels, **how),
-        say=lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False),
+        say=indented(console),
         below=below,
     )
 
@@ -246,7 +246,13 @@ def video_subject_of(run: VideoRun, recipe: Recipe, console: Console) -> VideoSu
         encoded=lambda split: encoded(run.model, newest, corpus, split),
         show=lambda codes: np.stack([run.decode(one) for one in codes]),
         go_on=go_on,
+        say=indented(console),
     )
+
+
+def indented(console: Console) -> Say:
+    """What a metric tells takes time, below its name."""
+    return lambda words: console.print(f"  {words}", soft_wrap=True, highlight=False)
 
 
 def drawing(recipe: Recipe) -> dict[str, Any]:

@@ -309,7 +309,9 @@ def no_corpus(root: str | Path, layout: str, download: str | None = None) -> Wav
 
 
 def _hint(download: str | None, root: str | Path) -> str:
-    return f"; to fetch the corpus: wavevq download {download} {root}" if download else ""
+    if not download:
+        return ""
+    return f"; name the corpus's with --set data.root=PATH, or fetch it: wavevq download {download} {root}"
 
 
 def _audio_below(folder: Path) -> list[Path]:

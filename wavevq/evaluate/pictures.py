@@ -24,6 +24,7 @@ from wavevq.evaluate.report import usage_figure
 from wavevq.noise import uniform
 from wavevq.pixels import Pixels
 from wavevq.prior import Prior
+from wavevq.progress import Say
 from wavevq.recipe import Evaluation
 from wavevq.vqvae import VqVae
 
@@ -40,7 +41,7 @@ class GridSubject:
 
     model: in evaluation mode, averaged weights. prior: of codes, or None. corpus: what the model encodes. plan: the
     options, ``plan.split`` says which examples are measured. seed: of everything that is drawn. encoded: the codes of a
-    split, from the cache or made.
+    split, from the cache or made. say: tells the user what takes time now.
     """
 
     model: VqVae
@@ -49,6 +50,7 @@ class GridSubject:
     plan: Evaluation
     seed: int
     encoded: Callable[[Split], Codes]
+    say: Say
 
     @property
     def seconds(self) -> float:
@@ -79,6 +81,7 @@ class GridSubject:
     def found(self) -> Likelihoods:
         """Of ``clips``, given their codes."""
         plan = self.plan
+        self.say(f"bits of {len(self.clips)} examples, with their own codes and others'")
         return likelihood.measure(
             self.model, self.corpus, plan.split, batch=plan.batch, limit=None, others=plan.speakers, seed=self.seed
         )
@@ -89,6 +92,7 @@ class GridSubject:
         if self.prior is None:
             return None
         plan = self.plan
+        self.say(f"bits of the codes of {len(self.clips)} examples, by the prior")
         return rate.measure(
             self.prior, self.codes, self.counts, batch=plan.batch, others=plan.speakers, seed=self.seed
         )  # fmt: skip
@@ -109,12 +113,11 @@ class ImageSubject(GridSubject):
     """below: where the model encodes another's codes, the same of that one; images are then shown and compared by both.
 
     show: what the decoder makes of codes. compose: new codes ``[N, h, w, G]`` from the prior, of an image of each class
-    named. say: tells the user what takes time now.
+    named.
     """
 
     show: Show
     compose: Callable[[Sequence[str | None]], NDArray[np.int64]]
-    say: Callable[[str], None]
     below: ImageSubject | None = None
 
     @property

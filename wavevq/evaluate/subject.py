@@ -20,6 +20,7 @@ from wavevq.evaluate.likelihood import derangement, fitted
 from wavevq.evaluate.metric import Listen, NotMeasured
 from wavevq.evaluate.report import Take
 from wavevq.prior import Prior
+from wavevq.progress import Say
 from wavevq.recipe import Evaluation
 from wavevq.vqvae import VqVae
 
@@ -69,7 +70,7 @@ class Subject:
     draw: Draw
     compose: Compose
     word_of: Callable[[str], str] | None
-    say: Callable[[str], None]
+    say: Say
 
     @property
     def rate(self) -> int:

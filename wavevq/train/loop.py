@@ -60,8 +60,7 @@ def fit(
     if resume:
         load_newest(state, saved, console)
         refuse_apart(state.step, saved)
-        if state.step < plan.steps:
-            console.print(f"going on from step {state.step}")
+        console.print(f"{'going on from' if state.step < plan.steps else 'finished already, at'} step {state.step}")
     model, optimizer = fabric.setup(Step(module), optimizer)
     log = Log(folder, console, plan.steps, state.step) if fabric.is_global_zero else None
     meter = Meter(state, batches.unit, batches.amount)
