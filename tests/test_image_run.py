@@ -445,7 +445,7 @@ def test_mistakes_are_told_before_the_work(place: Path, run: ImageRun) -> None:
         image_files.sample(replace(run, prior=None), Path("new2"), 1, Console(quiet=True), sampling=Sampling())
     assert not Path("new2").exists()
     np.save("right.npy", np.zeros((2, 2, G), int))
-    told = "--label cat: the decoder of run goes by the codes alone; leave it out"
+    told = "cat: the decoder of run goes by the codes alone; ask for no class"
     assert refused("decode", "right.npy", "out.png", "--label", "cat", *here) == told
     assert refused("decode", "codes.npy", "out.wav", *here) == "out.wav: the suffix of an image must be .png"
     speech = "run: is a run of images; what is asked for needs one of speech"

@@ -43,7 +43,7 @@ def decode(run: ImageRun, jobs: Sequence[Job], label: str | None, sampling: Samp
     told = Told("decoded", "decoding", console, audio=False)
     run.label(label)
     if label is not None and not run.labelled:
-        raise WavevqError(f"--label {label}: the decoder of {run.folder} goes by the codes alone; leave it out")
+        raise WavevqError(f"{label}: the decoder of {run.folder} goes by the codes alone; ask for no class")
     told_sampler(run.sampler, console)
     for job, _ in with_bar(jobs, "decoding", console):
         with told.errors(), told.timing():
