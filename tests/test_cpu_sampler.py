@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import trainings
+from filelock import FileLock
 from llvmlite import ir
 from numba import njit
 from numba.core import caching
@@ -446,3 +448,27 @@ def test_two_processes_compiling_at_once_do_not_take_each_others_code(tmp_path: 
 
     assert told("float", "int") == ["3.0 0", "6 0"]
     assert told("float", "int") == ["3.0 1", "6 1"]
+
+
+def test_threads_that_compile_at_once_share_one_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A function and one that it calls, compiled by two threads: a lock a thread would wait for the other's."""
+
+    def slowly(path: Path) -> FileLock:
+        time.sleep(0.2)  # long enough for the other thread to make one, too
+        return FileLock(tmp_path / "lock")
+
+    monkeypatch.setattr(kernel, "FileLock", slowly)
+    kernel._lock_of.cache_clear()
+
+    def twice(x: int) -> int:
+        return 2 * x
+
+    inner = kernel._compiled(twice)
+
+    def more(x: int) -> int:
+        return int(inner(x)) + 1
+
+    outer = kernel._compiled(more)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(outer, [3, 4])) == [7, 9]
+    kernel._lock_of.cache_clear()

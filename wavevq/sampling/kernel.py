@@ -343,10 +343,12 @@ def _compiled(function: Callable[..., Any]) -> Any:
     the one's index would name the other's code, and a later process run what is compiled for other types.
     """
     dispatcher: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
-    compiling = dispatcher.compile
+    compiling, folder = dispatcher.compile, Path(dispatcher.stats.cache_path)
+    lock = _lock_of(folder)  # now: threads that made it when they first compile could make two
 
     def alone(signature: Any) -> Any:
-        with _locked(dispatcher.stats.cache_path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock:
             return compiling(signature)
 
     dispatcher.compile = alone
@@ -354,10 +356,9 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @cache
-def _locked(folder: str) -> FileLock:
+def _lock_of(folder: Path) -> FileLock:
     """The lock of a cache; compiling a function compiles those that it calls, so it is one that may be taken again."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return FileLock(Path(folder, ".lock"))
+    return FileLock(folder / ".lock")
 
 
 @_compiled
