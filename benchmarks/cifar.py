@@ -2,8 +2,8 @@
 
 cifar: all have the encoder and the feed-forward decoder of recipes/cifar10.yaml, and about equal time without the prior
 of the VQ-VAE, with which it takes less than twenty minutes of a core. VQ-VAE and VAE have equal steps, VIMCO a fifth,
-since its decoder makes five images for one. Its codes are the VQ-VAE's,
-8 x 8 x 10 of 512; the VAE has 8 x 8 latents of 64 dimensions. longer: the same of two and a half times the steps.
+since its decoder makes five images for one. Its codes are the VQ-VAE's, 8 x 8 x 10 of 512; the VAE has 8 x 8 latents of
+64 dimensions. longer: the same of two and a half times the steps.
 
 pixelcnn: the autoregressive decoder of recipes/cifar10_pixelcnn.yaml, which could do without latents (paper, 4.2). The
 gap of shuffled latents says whether it reads them: a VQ-VAE and a VAE, of equal steps, 8 x 8 latents of 32 dimensions.

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from wavevq.data.store import Store
 from wavevq.evaluate.metrics import METRICS
-from wavevq.evaluate.reconstruction import too_quiet
+from wavevq.evaluate.reconstruction import levels, too_quiet
 from wavevq.evaluation import subject_of, with_overrides
 from wavevq.run import Run
 
@@ -94,7 +94,7 @@ def judged(run: Run, *overrides: str) -> Figures:
     findings = {metric: METRICS[metric].measure(subject) for metric in dict.fromkeys(one for one, _ in SHARES.values())}
     every = {(metric, one.name): one.value for metric, found in findings.items() for one in found.figures}
     found = {name: value for name, where in SHARES.items() if (value := every[where]) is not None}
-    return {**found, QUIET: too_quiet(subject.heard("original"), subject.heard("conversion"))}
+    return {**found, QUIET: too_quiet(levels(subject.heard("original"), subject.heard("conversion")))}
 
 
 def at(name: str, temperature: float) -> str:

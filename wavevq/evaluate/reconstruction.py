@@ -160,9 +160,9 @@ def intelligibility(
     return float(np.mean(found))
 
 
-def too_quiet(originals: Sequence[Signal], others: Sequence[Signal]) -> float:
+def too_quiet(found: NDArray[np.float64]) -> float:
     """The share of clips whose ``levels`` are below -QUIET_DB."""
-    return float(np.mean(levels(originals, others) < -QUIET_DB))
+    return float(np.mean(found < -QUIET_DB))
 
 
 def metric(subject: Subject) -> Findings:
@@ -180,9 +180,9 @@ def metric(subject: Subject) -> Findings:
         for version, one in found.items()
     ]
     for version in subject.possible((*versions, "conversion")):
-        both = subject.heard("original"), subject.heard(version)
-        figures.append(Figure(f"level, {version}", float(np.median(levels(*both))), "dB", "median of the clips"))
-        quiet = too_quiet(*both)
+        found_levels = levels(subject.heard("original"), subject.heard(version))
+        quiet = too_quiet(found_levels)
+        figures.append(Figure(f"level, {version}", float(np.median(found_levels)), "dB", "median of the clips"))
         figures.append(Figure(f"{QUIET_DB} dB too quiet, {version}", quiet, "share of clips", NOTES.get(version, "")))
     return Findings(tuple(figures), TEXT, subject.to_listen(("original", *versions)))
 

@@ -320,11 +320,14 @@ class Model(Section):
                 f"an encoder of kind {self.encoder.kind!r} reads {self.encoder.signal}, "
                 f"a decoder of kind {self.decoder.kind!r} makes {' or '.join(self.decoder.signals)}"
             )
-        if self.jitter and self.encoder.signal != "speech":
-            raise ValueError(f"jitter {self.jitter:g} is for speech: codes of an image have four neighbours")
-        if self.past_gain and self.encoder.signal != "speech":
-            raise ValueError(f"past_gain {self.past_gain:g} is for speech: only a waveform has a level")
-        if self.bottleneck.kind == "vimco" and (self.jitter or self.past_gain):
-            said = f"jitter {self.jitter:g}" if self.jitter else f"past_gain {self.past_gain:g}"
-            raise ValueError(f"{said}: not with a bottleneck of kind 'vimco', whose loss is its own; must be 0")
+        for key, value, why in (
+            ("jitter", self.jitter, "codes of an image have four neighbours"),
+            ("past_gain", self.past_gain, "only a waveform has a level"),
+        ):
+            if value and self.encoder.signal != "speech":
+                raise ValueError(f"{key} {value:g} is for speech: {why}")
+            if value and self.bottleneck.kind == "vimco":
+                raise ValueError(
+                    f"{key} {value:g}: not with a bottleneck of kind 'vimco', whose loss is its own; must be 0"
+                )
         return self
