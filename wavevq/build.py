@@ -28,6 +28,7 @@ from wavevq.errors import WavevqError
 from wavevq.evaluate.likelihood import codes_place, encoded
 from wavevq.joint import JointVqVae
 from wavevq.nn import distributions
+from wavevq.nn.adversary import Adversary
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
 from wavevq.nn.encoders import SpectralEncoder, Standardise, StridedEncoder, UnitVectors
@@ -157,6 +158,7 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
             hop=recipe.hop,
             jitter=recipe.model.jitter,
             past_gain=recipe.model.past_gain,
+            adversary=build_adversary(recipe.model, speakers),
             seed=recipe.seed,
         )
     if isinstance(recipe.model.bottleneck, r.Vimco):
@@ -272,6 +274,10 @@ def build_bottleneck(b: r.Bottleneck, hop: float, seed: int) -> Bottleneck:
             return Plain()
         case r.Vimco():
             return Drawn(b.codes, b.dim, seed)
+
+
+def build_adversary(model: r.Model, speakers: int) -> Adversary | None:
+    return Adversary(model.bottleneck.dim, speakers, model.adversary) if model.adversary else None
 
 
 def build_decoder(model: r.Model, speakers: int, values: Values = PIXEL) -> Decoder:

@@ -36,8 +36,16 @@ class JointVqVae(VqVae):
     bottleneck: VectorQuantizer
 
     def __init__(self, model: VqVae, prior: Prior, *, weight: float, tau: float) -> None:
-        parts = model.encoder, model.bottleneck, model.decoder
-        super().__init__(*parts, hop=model.hop, jitter=model.jitter, past_gain=model.past_gain, seed=model.seed)
+        super().__init__(
+            model.encoder,
+            model.bottleneck,
+            model.decoder,
+            hop=model.hop,
+            seed=model.seed,
+            jitter=model.jitter,
+            past_gain=model.past_gain,
+            adversary=model.adversary,
+        )
         self.prior, self.weight, self.tau = prior, weight, tau
 
     def training_loss(self, batch: Batch) -> StepLoss:

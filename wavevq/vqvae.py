@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavevq.contracts import Batch, Latents, Sampler, StepLoss
 from wavevq.decoders import Decoder, Noise, of_speech
 from wavevq.distributed import total, world_size
+from wavevq.nn.adversary import Adversary
 from wavevq.nn.bottlenecks import Bottleneck
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder, frames_of, in_parts, valid
 from wavevq.noise import GAIN, JITTER, derived, uniform
@@ -27,7 +28,8 @@ class VqVae(nn.Module):
     jitter: chance that a training frame's latent is replaced by its left or right neighbour's; its randomness is
     that of each example's global index under ``seed``. past_gain: dB by which in training the past that the decoder
     hears is at most louder or quieter than it was, drawn uniformly for each example: so that the level comes from the
-    codes, and clips that were drawn too quiet do not go on so. Bits of the training are under that past.
+    codes, and clips that were drawn too quiet do not go on so. Bits of the training are under that past. adversary:
+    what unteaches the encoder in training what codes say of the speaker.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class VqVae(nn.Module):
         seed: int,
         jitter: float = 0.0,
         past_gain: float = 0.0,
+        adversary: Adversary | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
+        self.adversary = adversary
         self.hop, self.jitter, self.past_gain, self.seed = hop, jitter, past_gain, seed
 
     @property
@@ -119,6 +123,11 @@ class VqVae(nn.Module):
         bits = total(nats) / count / math.log(2)
         whole, rate = f"bits_per_{self.decoder.unit}", f"rate_bits_per_{self.decoder.unit}"
         metrics = {whole: bits, "bottleneck_loss": total(latents.loss) / world_size()}
+        if self.adversary is not None:
+            heard = valid(frames_of(batch.lengths, self.hop), z.shape[1])
+            unsure, frames = self.adversary(latents.z, batch.label, heard), total(heard.sum())
+            loss = loss + unsure / (frames / world_size())
+            metrics["speaker_bits"] = total(unsure) / frames / math.log(2)  # log2 of their number: codes tell nothing
         if latents.rate is not None:
             metrics[rate] = total(latents.rate.sum()) / count / math.log(2)
             metrics[whole] = bits + metrics[rate]  # of the evidence bound

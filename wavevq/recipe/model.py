@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.section import Blocks, Count, Decibels, Layers, Number, Section, Share, Signal, Whole
+from wavevq.recipe.section import Blocks, Count, Decibels, Layers, NonNegative, Number, Section, Share, Signal, Whole
 
 Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=16)]
 FARTHEST = 2**20  # positions that a WaveNet sees, a minute at 16 kHz: sampling keeps them, of every channel
@@ -138,7 +138,7 @@ class Codebook(Section):
 
     codes: Annotated[int, Number, Field(ge=2, le=2**20)] = 512  # K
     dim: Count = 64  # D
-    beta: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 0.25  # weight of commitment (equation 3)
+    beta: NonNegative = 0.25  # weight of commitment (equation 3)
     revive_after: Whole = 100  # training steps without use before a code is moved onto a live vector; 0: never
 
 
@@ -169,9 +169,9 @@ class Vae(Continuous):
     """Gaussian latents, their KL divergence to N(0, 1) in the loss."""
 
     kind: Literal["vae"]
-    weight: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 1.0  # of the divergence; 1: evidence bound
+    weight: NonNegative = 1.0  # of the divergence; 1: evidence bound
     anneal: Whole = 0  # steps over which the weight rises linearly from 0
-    free_bits: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 0.0  # a dimension and code position
+    free_bits: NonNegative = 0.0  # a dimension and code position
 
 
 class NoBottleneck(Continuous):
@@ -312,6 +312,9 @@ class Model(Section):
     decoder: Decoder
     jitter: Share = 0.0  # chance that a latent is replaced by a neighbour's (Chorowski et al. 2019, section III-C)
     past_gain: Decibels = 0.0  # at most so much louder or quieter does the decoder hear its past in training
+    adversary: NonNegative = (
+        0.0  # of the gradient that unteaches the encoder what codes say of the speaker (nn/adversary.py)
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
@@ -323,6 +326,7 @@ class Model(Section):
         for key, value, why in (
             ("jitter", self.jitter, "codes of an image have four neighbours"),
             ("past_gain", self.past_gain, "only a waveform has a level"),
+            ("adversary", self.adversary, "it hears sequences of codes"),
         ):
             if value and self.encoder.signal != "speech":
                 raise ValueError(f"{key} {value:g} is for speech: {why}")

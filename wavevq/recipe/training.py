@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from wavevq.recipe.model import PixelCnn, PixelCnnLayers, refuse_far
-from wavevq.recipe.section import Count, Layers, Number, Positive, Section, Share, Signal, Whole
+from wavevq.recipe.section import Count, Layers, NonNegative, Number, Positive, Section, Share, Signal, Whole
 
 
 class Schedule(Section):
@@ -87,7 +87,7 @@ class VideoPrior(PixelCnnLayers):
 class Joint(Section):
     """The prior's likelihood of the current codes as a part of the VQ-VAE's loss (wavevq/joint.py)."""
 
-    weight: Annotated[float, Number, Field(ge=0, allow_inf_nan=False)] = 1.0  # of the rate against the distortion
+    weight: NonNegative = 1.0  # of the rate against the distortion
     tau: Positive = 1.0  # of the softmax(-d^2 / tau) that its gradient takes; latents have variance 1
 
 
