@@ -168,7 +168,7 @@ def of_speech() -> dict[str, Any]:
     return {"data": {"kind": "folder"}, "model": model, "train": {"steps": 1}}
 
 
-@pytest.mark.parametrize("told", ["jitter 0.1", "past_gain 6"])
+@pytest.mark.parametrize("told", ["jitter 0.1", "past_gain 6", "adversary 0.1"])
 def test_what_its_loss_leaves_out_is_refused(told: str) -> None:
     key, value = told.split()
     tree = of_speech()

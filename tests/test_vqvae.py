@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from wavevq.audio import mu_law_encode
 from wavevq.build import build_model
 from wavevq.contracts import Batch
+from wavevq.nn.adversary import Adversary
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.wavenet import plain_stack
 from wavevq.noise import GAIN, derived, uniform
@@ -24,7 +25,9 @@ from wavevq.vqvae import VqVae, jittered
 HOP, K, D, BETA, SPEAKERS = 4, 6, 3, 0.3, 3
 
 
-def model(kind: str = "vq", jitter: float = 0.0, past_gain: float = 0.0, **decoder: Any) -> VqVae:
+def model(
+    kind: str = "vq", jitter: float = 0.0, past_gain: float = 0.0, adversary: float = 0.0, **decoder: Any
+) -> VqVae:
     """A float64 model in training mode, its weights random, also those that begin at zero."""
     tree = {
         "data": {"kind": "folder"},
@@ -42,6 +45,7 @@ def model(kind: str = "vq", jitter: float = 0.0, past_gain: float = 0.0, **decod
             },
             "jitter": jitter,
             "past_gain": past_gain,
+            "adversary": adversary,
         },
         "train": {"steps": 5, "crop": 32},
     }
@@ -268,12 +272,93 @@ def test_the_pasts_level_belongs_to_the_example_and_not_to_its_batch() -> None:
     assert whole.item() == pytest.approx((alone * counts[0] + others * counts[1]).item() / sum(counts), rel=1e-9)
 
 
+# --- the adversary ------------------------------------------------------------------------------------------
+
+
+def unsure(vae: VqVae, given: Batch, z: Tensor) -> Tensor:
+    """-log p(speaker) in nats, summed over the valid latents, one clip at a time and without its padding."""
+    assert vae.adversary is not None
+    clips = zip(z, given.label, frames_of(given.lengths, HOP).tolist(), strict=True)
+    alone = [(row[None, :n], label[None], torch.ones(1, n, dtype=torch.bool)) for row, label, n in clips]
+    return torch.stack([vae.adversary(*one) for one in alone]).sum()
+
+
+@kinds
+def test_the_adversarys_nats_a_frame_are_added_to_the_loss(kind: str) -> None:
+    given, vae = batch(filler=1.0), model(kind, adversary=0.3)
+    found = vae.training_loss(given)
+    frames = int(frames_of(given.lengths, HOP).sum())
+    nats = unsure(vae, given, model(kind).encode(given.x, given.lengths).z) / frames
+    plain = model(kind).training_loss(given)  # its other weights are the same: those of the adversary are drawn last
+    assert found.loss.item() == pytest.approx((plain.loss + nats).item(), rel=1e-9)
+    assert found.metrics["speaker_bits"].item() == pytest.approx(nats.item() / math.log(2), rel=1e-9)
+    assert found.metrics["bits_per_sample"] == plain.metrics["bits_per_sample"]
+
+
+@kinds
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_the_encoder_gets_the_adversarys_gradient_reversed_and_the_adversary_its_own(kind: str, weight: float) -> None:
+    given = batch()
+
+    def found(vae: VqVae, loss: Tensor) -> dict[str, Tensor]:
+        loss.backward()
+        return gradients(vae)
+
+    vae = model(kind, adversary=weight)
+    whole = found(vae, vae.training_loss(given).loss)
+    vae = model(kind)
+    plain = found(vae, vae.training_loss(given).loss)
+    vae = model(kind, adversary=weight)
+    assert vae.adversary is not None
+    vae.adversary.weight = -1.0  # as if it were to help the adversary
+    frames = frames_of(given.lengths, HOP).sum()
+    helpful = found(vae, unsure(vae, given, vae.encode(given.x, given.lengths).z) / frames)
+    assert {name.split(".")[0] for name in helpful if helpful[name].any()} == {"encoder", "adversary"}
+    for name, gradient in helpful.items():
+        if name.startswith("adversary."):
+            torch.testing.assert_close(whole[name], gradient, rtol=1e-9, atol=1e-12)
+        elif name.startswith("encoder."):
+            torch.testing.assert_close(whole[name], plain[name] - weight * gradient, rtol=1e-9, atol=1e-12)
+    for name in plain.keys() - helpful.keys():  # decoder and codebook hear nothing of it
+        assert torch.equal(whole[name], plain[name]), name
+
+
+def test_an_encoder_unlearns_what_its_adversary_can_tell() -> None:
+    """Latents of two numbers, one the speaker's, one the clip's own, which a decoder wants both.
+
+    Against an adversary the speaker's goes, and the other stays.
+    """
+    label, mask = torch.arange(32) % 2, torch.ones(32, 4, dtype=torch.bool)
+
+    def kept(weight: float) -> list[float]:
+        """How much of either is left, after training."""
+        generator = torch.Generator().manual_seed(0)
+        torch.manual_seed(0)  # the adversary's weights
+        gain, adversary = torch.nn.Parameter(torch.ones(2)), Adversary(2, 2, weight)
+        groups = [{"params": [gain], "lr": 0.01}, {"params": adversary.parameters(), "lr": 0.003}]
+        optimizer = torch.optim.Adam(groups)
+        for _ in range(150):
+            own, noise = torch.randn(2, 32, 4, 2, generator=generator)
+            own[..., 0] = (2.0 * label - 1)[:, None]
+            z = gain * own
+            unsure = adversary(z + noise, label, mask) / mask.sum()  # else it is soon sure, and has no gradient left
+            optimizer.zero_grad()
+            (0.1 * (z - own).square().mean() + unsure).backward()
+            optimizer.step()
+        return gain.tolist()
+
+    assert kept(0.0) == [1.0, 1.0]
+    speaker, others = kept(1.0)
+    assert speaker < 0.3
+    assert others > 0.8
+
+
 # --- gradients ----------------------------------------------------------------------------------------------
 
 
 @kinds
 def test_every_parameter_gets_gradient(kind: str) -> None:
-    vae = model(kind, jitter=0.1)
+    vae = model(kind, jitter=0.1, adversary=0.1)
     given = batch(64, (64, 64, 61))
     vae.training_loss(given).loss.backward()
     for name, p in vae.named_parameters():

@@ -44,6 +44,7 @@ RECIPE = {
         },
         "jitter": 0.2,
         "past_gain": 6.0,
+        "adversary": 0.1,
     },
     # Saving and validating out of step with each other, and a checkpoint where neither a line nor a validation is due.
     "train": {

@@ -108,8 +108,8 @@ class VqVae(nn.Module):
         """``training_loss``, given the batch's latents."""
         z = latents.z
         if self.jitter:
-            frames = frames_of(batch.lengths, self.hop)
-            z = jittered(z, frames, uniform(derived(self.seed, JITTER), batch.index.tolist(), z.shape[1]), self.jitter)
+            counts = frames_of(batch.lengths, self.hop)
+            z = jittered(z, counts, uniform(derived(self.seed, JITTER), batch.index.tolist(), z.shape[1]), self.jitter)
         colours, *space = batch.x.shape[1:]
         mask = along(valid(batch.lengths, space[0]), (len(batch.x), *space))
         if self.past_gain:
@@ -123,17 +123,19 @@ class VqVae(nn.Module):
         bits = total(nats) / count / math.log(2)
         whole, rate = f"bits_per_{self.decoder.unit}", f"rate_bits_per_{self.decoder.unit}"
         metrics = {whole: bits, "bottleneck_loss": total(latents.loss) / world_size()}
+        frames = valid(frames_of(batch.lengths, self.hop), z.shape[1])
         if self.adversary is not None:
-            heard = valid(frames_of(batch.lengths, self.hop), z.shape[1])
-            unsure, frames = self.adversary(latents.z, batch.label, heard), total(heard.sum())
-            loss = loss + unsure / (frames / world_size())
-            metrics["speaker_bits"] = total(unsure) / frames / math.log(2)  # log2 of their number: codes tell nothing
+            unsure, positions = self.adversary(latents.z, batch.label, frames), total(frames.sum())
+            loss = loss + unsure / (positions / world_size())
+            metrics["speaker_bits"] = (
+                total(unsure) / positions / math.log(2)
+            )  # log2 of the speakers: codes tell nothing
         if latents.rate is not None:
             metrics[rate] = total(latents.rate.sum()) / count / math.log(2)
             metrics[whole] = bits + metrics[rate]  # of the evidence bound
         if self.bottleneck.codes is not None:
             assert latents.codes is not None
-            heard = latents.codes[valid(frames_of(batch.lengths, self.hop), z.shape[1])].flatten()
+            heard = latents.codes[frames].flatten()
             metrics["codes_used"] = (total(torch.bincount(heard, minlength=self.bottleneck.codes)) > 0).sum()
         return StepLoss(loss, metrics)
 
