@@ -204,6 +204,36 @@ def test_the_seed_and_how_to_sample(here: Path, name: str) -> None:
     assert said("--seed", 1, "--top-p", 1e-12) == said("--seed", 2, "--top-p", 1e-12)
 
 
+def test_the_recipe_says_how_warm_where_nobody_does(here: Path, name: str, finished: Path) -> None:
+    """Every command that draws from a run: at its recipe's temperature, unless told another."""
+    shutil.copytree(finished / "run", "colder")
+    recipe = Path("colder/recipe.yaml")
+    tree = yaml.safe_load(recipe.read_text())
+    tree["evaluation"]["temperature"] = 1e-12
+    recipe.write_text(yaml.safe_dump(tree))
+    good("encode", "--run", "colder", "in.wav", "codes.npy")
+    good("compress", "--run", "colder", "in.wav", "in.wvq", "--speaker", "ann")
+
+    def said(command: str, run: str, *how: Any) -> bytes:
+        took = {"convert": "in.wav", "decode": "codes.npy", "decompress": "in.wvq"}[command]
+        speaker = () if command == "decompress" else ("--speaker", "ann")
+        good(command, "--run", run, *speaker, took, "out.wav", *how)
+        return Path("out.wav").read_bytes()
+
+    for command in ("convert", "decode", "decompress"):
+        assert (
+            said(command, "colder")
+            == said(command, "colder", "--temperature", 1e-12)
+            == said(command, "colder", "--seed", 1)
+        )
+        assert said(command, "colder", "--temperature", 1) != said(command, "colder")
+    assert said("convert", name) == said("convert", name, "--temperature", 1)
+    for folder, how in (("a", ()), ("b", ("--temperature", 1e-12)), ("c", ("--temperature", 1))):
+        good("sample", folder, "--run", "colder", "--count", 2, "--seconds", 0.05, "--speaker", "ann", *how)
+    drawn = [sorted(path.read_bytes() for path in Path(folder).glob("*.npy")) for folder in "abc"]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_standard_input_and_output(here: Path, name: str) -> None:
     good("encode", "--run", name, "in.wav", "codes.npy")
     audio = Path("in.wav").read_bytes()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from wavevq.files import Sampling
     from wavevq.recipe.section import Signal
     from wavevq.run import Run
     from wavevq.run_folder import Found
@@ -58,7 +59,9 @@ def sampling(command: F) -> F:
             help="What draws the samples; only auto chooses.",
         ),
         click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest classes."),
-        click.option("--temperature", type=float, default=1.0, show_default=True, help="Below 1 is less random."),
+        click.option(
+            "--temperature", type=float, help="Below 1 is less random.  [default: the recipe's evaluation.temperature]"
+        ),
         click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal audio."),
     ):
         command = option(command)
@@ -135,6 +138,16 @@ def load(
     if sampler is not None:
         told_sampler(run.sampler, console)
     return run
+
+
+def drawn_by(folder: Path, *, seed: int, temperature: float | None, top_p: float) -> Sampling:
+    """How to draw, as the options of ``sampling`` say; a temperature that they leave out is the run's recipe's."""
+    from wavevq.files import Sampling
+    from wavevq.run_folder import read_recipe
+
+    if temperature is None:
+        temperature = read_recipe(folder).evaluation.temperature
+    return Sampling(seed, temperature, top_p)
 
 
 @contextmanager

@@ -31,12 +31,11 @@ def sample(
     **how: Any,
 ) -> None:
     from wavevq import video_files
-    from wavevq.files import Sampling
 
     options.refuse_of("speech", "video", "seconds", "prime", "guidance")
     options.refuse_of("speech or images", "video", "speaker")
     console = options.console()
-    sampling = Sampling(**how)
+    sampling = options.drawn_by(run, **how)
     trained = load(run, console, sampler, precision)
     video_files.sample(trained, Path(folder), count, console, action=action, sampling=sampling)
 
