@@ -1,14 +1,15 @@
 """What makes the digits better, one change at a time: python benchmarks/search.py rate --root PATH (of FSDD).
 
-Every cell is recipes/digits.yaml without its prior, with a past gain of 12 dB (the recipe is that of 0) and one thing
-changed, about ten minutes of one quiet core: a change that makes a step dearer gets fewer steps. Each is judged as
-`wavevq evaluate` judges, on the validation split alone: held-out bits/sample, what shuffled codes cost, the shares of
-clips whose digit is recognised, reconstructed and converted, of conversions heard as the target, and of conversions
-that come out more than 10 dB too quiet. gain: how much louder or quieter the decoder hears its past in training. rate:
-the learning rate. crop: length of an example, at equal audio a step. network: the decoder's layers and channels. codes:
-K and D. jitter: chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers of the
-network that brings codes to the decoder. average: decay of the averaged weights, 0 for none. The cell that all others
-differ from is sampled at other temperatures, too.
+The search began at BASE, K 128 with a past gain of 12 dB and no adversary; the recipe has its winners by now. Every
+cell is BASE with one thing changed, without a prior, about ten minutes of one quiet core: a change that makes a step
+dearer gets fewer steps. Each is judged as `wavevq evaluate` judges, on the validation split alone: held-out
+bits/sample, what shuffled codes cost, the shares of clips whose digit is recognised, reconstructed and converted, of
+conversions heard as the target, and of conversions that come out more than 10 dB too quiet. gain: how much louder or
+quieter the decoder hears its past in training. rate: the learning rate. crop: length of an example, at equal audio a
+step. network: the decoder's layers and channels. codes: K and D. adversary: weight of what unteaches codes their
+speaker, at K 512. jitter: chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers
+of the network that brings codes to the decoder. average: decay of the averaged weights, 0 for none. BASE's run is
+sampled at other temperatures, too.
 """
 
 from __future__ import annotations
@@ -29,14 +30,20 @@ QUIET = "too_quiet_conversion"
 JUDGED = *SHARES, QUIET
 STEPS = 3000  # of what costs as much a step as the recipe
 TEMPERATURES = 0.8, 0.9  # beside 1
+BEFORE = (
+    "model.bottleneck.codes=128",
+    "model.adversary=0",
+    "evaluation.temperature=1",
+)  # what the search has changed since
 
 
 def cell(name: str, *overrides: str, steps: int = STEPS, gain: int = 12) -> Cell:
     always = f"train.steps={steps}", "prior=null", f"model.past_gain={gain}"
-    return Cell(name, (*always, *overrides), "recipes/digits.yaml")
+    return Cell(name, (*BEFORE, *always, *overrides), "recipes/digits.yaml")
 
 
 BASE = cell("past gain 12 dB")
+WIDER = cell("K 512", "model.bottleneck.codes=512")  # what those with an adversary differ from
 TABLES = {
     "gain": [BASE, *(cell(f"past gain {gain} dB", gain=gain) for gain in (0, 6, 24))],
     "rate": [BASE, *(cell(f"learning rate {rate}", f"train.learning_rate={rate}") for rate in (0.001, 0.004))],
@@ -53,8 +60,16 @@ TABLES = {
     ],
     "codes": [
         BASE,
-        *(cell(f"K {size}", f"model.bottleneck.codes={size}") for size in (64, 512)),
+        cell("K 64", "model.bottleneck.codes=64"),
+        WIDER,
         *(cell(f"D {width}", f"model.bottleneck.dim={width}") for width in (4, 16)),
+    ],
+    "adversary": [
+        WIDER,
+        *(
+            cell(f"K 512, adversary {weight}", "model.bottleneck.codes=512", f"model.adversary={weight}")
+            for weight in (0.1, 0.3, 1.0)
+        ),
     ],
     "jitter": [BASE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
     "hop": [

@@ -396,6 +396,17 @@ def test_samples_are_what_they_are_in_whatever_groups(
     np.testing.assert_array_equal(pixels.read(job.target), drawing.decode(codes[2], names[2], **how.how))  # of stream 0
 
 
+def test_images_are_drawn_at_the_recipes_temperature_where_none_is_given(run: ImageRun) -> None:
+    drawing = pixelcnn_run(run)
+    evaluation = drawing.recipe.evaluation.model_copy(update={"temperature": 0.3})
+    colder = replace(drawing, recipe=drawing.recipe.model_copy(update={"evaluation": evaluation}))
+    codes = colder.sample_codes(["cat", "dog"])
+    np.testing.assert_array_equal(codes, drawing.sample_codes(["cat", "dog"], temperature=0.3))
+    assert (codes != drawing.sample_codes(["cat", "dog"])).any()
+    np.testing.assert_array_equal(colder.decode(codes[0], "cat"), drawing.decode(codes[0], "cat", temperature=0.3))
+    assert (colder.decode(codes[0], "cat") != drawing.decode(codes[0], "cat")).any()
+
+
 def test_codes_of_another_model_are_told(run: ImageRun) -> None:
     for codes, says in (
         (np.full((2, 2, G), K), f"codes from {K} to {K}; the codebook of .* has 0 to {K - 1}"),

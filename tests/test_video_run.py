@@ -109,6 +109,8 @@ def test_going_on(run: VideoRun, corpus: Shapes) -> None:
     measured = evaluation.video_subject_of(run, recipe, Console(quiet=True)).go_on(begun, actions, [0, 1, 2, 3], "")
     np.testing.assert_array_equal(measured, run.go_on(begun, actions, [0, 1, 2, 3], seed=recipe.seed, temperature=0.1))
     assert (measured != run.go_on(begun, actions, [0, 1, 2, 3], seed=recipe.seed)).any()
+    colder = replace(run, recipe=recipe)  # where no temperature is given, it is the recipe's
+    np.testing.assert_array_equal(measured, colder.go_on(begun, actions, [0, 1, 2, 3], seed=recipe.seed))
     with pytest.raises(WavevqError, match="temperature 0"):
         run.go_on(begun, actions, temperature=0.0)
     with pytest.raises(WavevqError, match="has no trained prior"):

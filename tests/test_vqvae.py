@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from wavevq.audio import mu_law_encode
 from wavevq.build import build_model
 from wavevq.contracts import Batch
+from wavevq.errors import WavevqError
 from wavevq.nn.adversary import Adversary
 from wavevq.nn.encoders import frames_of, valid
+from wavevq.nn.quantizers import VectorQuantizer
 from wavevq.nn.wavenet import plain_stack
 from wavevq.noise import GAIN, derived, uniform
 from wavevq.recipe import parse_recipe
@@ -26,14 +28,20 @@ HOP, K, D, BETA, SPEAKERS = 4, 6, 3, 0.3, 3
 
 
 def model(
-    kind: str = "vq", jitter: float = 0.0, past_gain: float = 0.0, adversary: float = 0.0, **decoder: Any
+    kind: str = "vq",
+    jitter: float = 0.0,
+    past_gain: float = 0.0,
+    adversary: float = 0.0,
+    speakers: int = SPEAKERS,
+    **decoder: Any,
 ) -> VqVae:
     """A float64 model in training mode, its weights random, also those that begin at zero."""
+    codebook = {"codes": K, "beta": BETA, "revive_after": 0}
     tree = {
         "data": {"kind": "folder"},
         "model": {
             "encoder": {"kind": "waveform", "strides": [2, 2], "channels": 4, "residual_blocks": 1},
-            "bottleneck": {"kind": kind, "codes": K, "dim": D, "beta": BETA, "revive_after": 0},
+            "bottleneck": {"kind": kind, "dim": D, **(codebook if kind in ("vq", "ema") else {})},
             "decoder": {
                 "kind": "wavenet",
                 "layers": 3,
@@ -49,12 +57,13 @@ def model(
         },
         "train": {"steps": 5, "crop": 32},
     }
-    made = build_model(parse_recipe(tree, "tiny"), SPEAKERS).double()
+    made = build_model(parse_recipe(tree, "tiny"), speakers).double()
     generator = torch.Generator().manual_seed(2)
     for p in made.parameters():
         p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype) * 0.5
-    made.bottleneck.codebook.data.mul_(2)
-    made.bottleneck.initialised.fill_(True)
+    if isinstance(made.bottleneck, VectorQuantizer):
+        made.bottleneck.codebook.data.mul_(2)
+        made.bottleneck.initialised.fill_(True)
     made.encoder.standardise.initialised.fill_(True)
     return made.train()
 
@@ -283,19 +292,21 @@ def unsure(vae: VqVae, given: Batch, z: Tensor) -> Tensor:
     return torch.stack([vae.adversary(*one) for one in alone]).sum()
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["vq", "ema", "none", "vae"])
 def test_the_adversarys_nats_a_frame_are_added_to_the_loss(kind: str) -> None:
-    given, vae = batch(filler=1.0), model(kind, adversary=0.3)
+    given, vae = batch(filler=1.0), model(kind, adversary=0.3, jitter=0.5)
     found = vae.training_loss(given)
     frames = int(frames_of(given.lengths, HOP).sum())
-    nats = unsure(vae, given, model(kind).encode(given.x, given.lengths).z) / frames
-    plain = model(kind).training_loss(given)  # its other weights are the same: those of the adversary are drawn last
+    nats = unsure(vae, given, model(kind).encode(given.x, given.lengths, given.index).z) / frames
+    plain = model(kind, jitter=0.5).training_loss(
+        given
+    )  # its other weights are the same: those of the adversary are drawn last
     assert found.loss.item() == pytest.approx((plain.loss + nats).item(), rel=1e-9)
     assert found.metrics["speaker_bits"].item() == pytest.approx(nats.item() / math.log(2), rel=1e-9)
     assert found.metrics["bits_per_sample"] == plain.metrics["bits_per_sample"]
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["vq", "ema", "none"])
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_the_encoder_gets_the_adversarys_gradient_reversed_and_the_adversary_its_own(kind: str, weight: float) -> None:
     given = batch()
@@ -323,6 +334,11 @@ def test_the_encoder_gets_the_adversarys_gradient_reversed_and_the_adversary_its
         assert torch.equal(whole[name], plain[name]), name
 
 
+def test_one_speaker_leaves_nothing_to_tell() -> None:
+    with pytest.raises(WavevqError, match=r"model.adversary 0.3: the corpus has one speaker; must be 0"):
+        model(adversary=0.3, speakers=1)
+
+
 def test_an_encoder_unlearns_what_its_adversary_can_tell() -> None:
     """Latents of two numbers, one the speaker's, one the clip's own, which a decoder wants both.
 
@@ -341,9 +357,9 @@ def test_an_encoder_unlearns_what_its_adversary_can_tell() -> None:
             own, noise = torch.randn(2, 32, 4, 2, generator=generator)
             own[..., 0] = (2.0 * label - 1)[:, None]
             z = gain * own
-            unsure = adversary(z + noise, label, mask) / mask.sum()  # else it is soon sure, and has no gradient left
+            nats = adversary(z + noise, label, mask) / mask.sum()  # without noise it is soon sure, and has no gradient
             optimizer.zero_grad()
-            (0.1 * (z - own).square().mean() + unsure).backward()
+            (0.1 * (z - own).square().mean() + nats).backward()
             optimizer.step()
         return gain.tolist()
 

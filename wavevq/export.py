@@ -1,6 +1,7 @@
 """A run without what only its training needs: what ``wavevq export`` writes, and what is shipped in ``wavevq/models/``.
 
-It is a run folder like any other, with averaged weights alone, so every command takes it but for ``train --resume``.
+It is a run folder like any other, with averaged weights alone (an adversary's too, which are few), so every command
+takes it but for ``train --resume``.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How audio is drawn."""
+    """How audio is drawn. temperature: None for that of the run's recipe."""
 
     seed: int = 0
-    temperature: float = 1.0
+    temperature: float | None = None
     top_p: float = 1.0
 
     def __post_init__(self) -> None:

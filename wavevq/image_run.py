@@ -25,7 +25,17 @@ from wavevq.noise import BELOW, CODES, derived, uniform
 from wavevq.pixels import Pixels, to_images, to_signal
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
-from wavevq.run import Run, check_sampling, codebook, default_device, load_model, load_prior, load_run, no_prior
+from wavevq.run import (
+    Run,
+    check_sampling,
+    codebook,
+    default_device,
+    drawn_at,
+    load_model,
+    load_prior,
+    load_run,
+    no_prior,
+)
 from wavevq.run_folder import find_run, read_recipe, read_speakers, trained_on
 from wavevq.sampling import Backend, Precision, choose_grid
 from wavevq.vqvae import VqVae
@@ -112,7 +122,7 @@ class ImageRun:
         *,
         seed: int = 0,
         stream: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
     ) -> Pixels:
         """The image uint8 ``[h x hop, w x hop, 3]`` that codes ``[h, w, G]`` tell of, of any height and width.
@@ -127,10 +137,10 @@ class ImageRun:
         noise = uniform(seed, [stream], int(np.prod(shape))).view(shape).to(self.device)
         number = torch.tensor([self.label(label)], device=self.device)
         z = self.model.bottleneck.lookup(found)
-        x = self.model.decoder.reconstruct(z, number, noise, self.sampler, temperature, top_p)
+        x = self.model.decoder.reconstruct(z, number, noise, self.sampler, drawn_at(temperature, self.recipe), top_p)
         if self.below is not None:
-            lower, how = x[0].movedim(0, -1).cpu().numpy(), {"temperature": temperature, "top_p": top_p}
-            return self.below.decode(lower, label, seed=derived(seed, BELOW), stream=stream, **how)
+            lower, then = x[0].movedim(0, -1).cpu().numpy(), derived(seed, BELOW)
+            return self.below.decode(lower, label, seed=then, stream=stream, temperature=temperature, top_p=top_p)
         image: Pixels = to_images(x)[0]
         return image
 
@@ -140,7 +150,7 @@ class ImageRun:
         labels: Sequence[str | None],
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
         streams: Sequence[int] | None = None,
     ) -> NDArray[np.int64]:
@@ -157,7 +167,8 @@ class ImageRun:
         grid = self.recipe.grid
         noise = uniform(derived(seed, CODES), streams or range(len(labels)), int(np.prod(grid))).to(self.device)
         label = torch.tensor(known, device=self.device)
-        return prior.sample_grid(label, noise.view(-1, *grid), sampler, temperature, top_p).cpu().numpy()
+        warmth = drawn_at(temperature, self.recipe)
+        return prior.sample_grid(label, noise.view(-1, *grid), sampler, warmth, top_p).cpu().numpy()
 
     def trained_prior(self) -> tuple[Prior, GridSampler]:
         """The prior and what draws from it. Raises WavevqError where none has been trained."""

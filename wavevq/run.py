@@ -112,7 +112,7 @@ class Run:
         speakers: Sequence[str],
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
         streams: Sequence[int] | None = None,
         advance: Callable[[int], object] = lambda samples: None,
@@ -120,8 +120,8 @@ class Run:
         """Audio float32 ``[F x hop]`` of several clips' codes at once.
 
         Every clip draws from stream 0 of ``seed``, or its own of ``streams``, as it does alone: a batch changes none,
-        to the last bit. advance: called after each block of frames with how many samples it has brought, all clips
-        together.
+        to the last bit. temperature: below 1 is less random; None, here as elsewhere, is the recipe's. advance: called
+        after each block of frames with how many samples it has brought, all clips together.
         """
         parts: list[list[Signal]] = [[] for _ in codes]
         for block in self.decode_blocks(
@@ -138,7 +138,7 @@ class Run:
         speakers: Sequence[str],
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
         streams: Sequence[int] | None = None,
     ) -> Iterator[list[Signal]]:
@@ -165,7 +165,7 @@ class Run:
         frames: int,
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
         prime: NDArray[np.integer[Any]] | None = None,
         guidance: float = 1.0,
@@ -197,7 +197,7 @@ class Run:
         prefix = None
         if prime is not None:
             prefix = torch.from_numpy(self.check_codes(prime)).to(self.device).expand(len(speakers), -1)
-        drawn = prior.sample(label, noise, sampler, temperature, top_p, prefix, advance)
+        drawn = prior.sample(label, noise, sampler, drawn_at(temperature, self.recipe), top_p, prefix, advance)
         return [one.cpu().numpy() for one in drawn]
 
     def trained_prior(self) -> tuple[Prior, Sampler]:
@@ -232,7 +232,7 @@ class Run:
         chunk_seconds: float = 0.25,
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
         name: str = "codes",
     ) -> Iterator[Signal]:
@@ -269,7 +269,7 @@ class Run:
         codes: Iterable[tuple[Tensor, Tensor]],
         speakers: Sequence[str],
         seed: int,
-        temperature: float,
+        temperature: float | None,
         top_p: float,
         streams: Sequence[int] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
@@ -282,7 +282,8 @@ class Run:
             return uniform(seed, streams, count, start)
 
         there = ((some.to(self.device), mask.to(self.device)) for some, mask in codes)
-        for block in self.model.decode(there, label, noise, self.sampler, temperature, top_p):
+        warmth = drawn_at(temperature, self.recipe)
+        for block in self.model.decode(there, label, noise, self.sampler, warmth, top_p):
             yield block[:, 0].cpu().numpy()
 
     def decode(
@@ -291,7 +292,7 @@ class Run:
         speaker: str,
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
     ) -> Signal:
         """Audio float32 ``[F x hop]`` in [-1, 1] at ``rate``, sampled from codes ``[F]``.
@@ -301,7 +302,7 @@ class Run:
         return self.decode_batch([codes], [speaker], seed=seed, temperature=temperature, top_p=top_p)[0]
 
     def convert(
-        self, recording: Sound, speaker: str, *, seed: int = 0, temperature: float = 1.0, top_p: float = 1.0
+        self, recording: Sound, speaker: str, *, seed: int = 0, temperature: float | None = None, top_p: float = 1.0
     ) -> Signal:
         """A recording said again by another speaker: float32 in [-1, 1] at ``rate``, of the recording's duration."""
         label = self.speaker(speaker)  # before the work, not after
@@ -396,14 +397,19 @@ def no_prior(folder: Path, recipe: Recipe) -> WavevqError:
     return WavevqError(f"{folder}: has no trained prior; {lacking}")
 
 
-def check_sampling(seed: int, temperature: float, top_p: float) -> None:
-    """Raises WavevqError for values that nothing can be sampled with."""
+def check_sampling(seed: int, temperature: float | None, top_p: float) -> None:
+    """Raises WavevqError for values that nothing can be sampled with; a temperature of None is the recipe's."""
     if not 0 <= seed < 2**64:
         raise WavevqError(f"seed {seed}: must be from 0 to {2**64 - 1}")
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if temperature is not None and not (temperature > 0 and math.isfinite(temperature)):
         raise WavevqError(f"temperature {temperature}: must be above 0 and finite")
     if not 0 < top_p <= 1:
         raise WavevqError(f"top_p {top_p}: must be above 0 and at most 1")
+
+
+def drawn_at(temperature: float | None, recipe: Recipe) -> float:
+    """The temperature that is meant: the recipe's, where none is given."""
+    return recipe.evaluation.temperature if temperature is None else temperature
 
 
 def drawn_labels(known: Sequence[str], count: int, seed: int) -> list[str]:

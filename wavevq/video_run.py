@@ -23,7 +23,7 @@ from wavevq.noise import CODES, derived, uniform
 from wavevq.pixels import Pixels, to_images, to_signal
 from wavevq.prior import Prior
 from wavevq.recipe import Recipe
-from wavevq.run import check_sampling, codebook, default_device, load_model, load_prior
+from wavevq.run import check_sampling, codebook, default_device, drawn_at, load_model, load_prior
 from wavevq.run_folder import find_run, read_recipe, read_speakers
 from wavevq.sampling import Backend, Precision, choose_grid
 from wavevq.vqvae import VqVae
@@ -78,7 +78,7 @@ class VideoRun:
         labels: Sequence[int] | None = None,
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_p: float = 1.0,
         streams: Sequence[int] | None = None,
     ) -> NDArray[np.int64]:
@@ -99,7 +99,7 @@ class VideoRun:
             torch.from_numpy(begun).to(self.device),
             noise.view(count, further, *grid).to(self.device),
             sampler,
-            temperature,
+            drawn_at(temperature, self.recipe),
             top_p,
         )
         return drawn.cpu().numpy()

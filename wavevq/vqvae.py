@@ -29,7 +29,7 @@ class VqVae(nn.Module):
     that of each example's global index under ``seed``. past_gain: dB by which in training the past that the decoder
     hears is at most louder or quieter than it was, drawn uniformly for each example: so that the level comes from the
     codes, and clips that were drawn too quiet do not go on so. Bits of the training are under that past. adversary:
-    what unteaches the encoder in training what codes say of the speaker.
+    what in training unteaches the encoder what latents say of the speaker; its steps are clipped with the others'.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class VqVae(nn.Module):
     def training_loss(self, batch: Batch) -> StepLoss:
         """Negative log-likelihood in nats a sample, of images a dim, plus the bottleneck's loss.
 
-        Divided by the valid values of all ranks over the number of ranks, since DDP averages gradients.
+        With an adversary plus its nats a latent. Divided by the valid values, or latents, of all ranks over the number
+        of ranks, since DDP averages gradients.
         """
         return self.loss_of(batch, self.encode(batch.x, batch.lengths, batch.index))
 
@@ -127,9 +128,8 @@ class VqVae(nn.Module):
         if self.adversary is not None:
             unsure, positions = self.adversary(latents.z, batch.label, frames), total(frames.sum())
             loss = loss + unsure / (positions / world_size())
-            metrics["speaker_bits"] = (
-                total(unsure) / positions / math.log(2)
-            )  # log2 of the speakers: codes tell nothing
+            # At the entropy of the speakers, log2 of their number where all say as much, latents tell nothing.
+            metrics["speaker_bits"] = total(unsure) / positions / math.log(2)
         if latents.rate is not None:
             metrics[rate] = total(latents.rate.sum()) / count / math.log(2)
             metrics[whole] = bits + metrics[rate]  # of the evidence bound

@@ -74,10 +74,11 @@ def decode(
     **how: Any,
 ) -> None:
     from wavevq import image_files
+    from wavevq.files import Sampling
     from wavevq.jobs import CODES, PNG, plan
 
     console = options.console()
-    sampling = options.drawn_by(run, **how)
+    sampling = Sampling(**how)
     trained = load(run, console, sampler, precision)
     jobs = plan(paths, out, takes=[CODES], gives=PNG, streams=options.streams())
     image_files.decode(trained, jobs, label, sampling, console)
@@ -93,10 +94,11 @@ def sample(
     **how: Any,
 ) -> None:
     from wavevq import image_files
+    from wavevq.files import Sampling
 
     options.refuse_of("speech", "images", "seconds", "prime", "guidance")
     console = options.console()
-    sampling = options.drawn_by(run, **how)
+    sampling = Sampling(**how)
     trained = load(run, console, sampler, precision)
     image_files.sample(trained, Path(folder), count, console, label=label, sampling=sampling)
 

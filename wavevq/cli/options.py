@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from wavevq.files import Sampling
     from wavevq.recipe.section import Signal
     from wavevq.run import Run
     from wavevq.run_folder import Found
@@ -60,7 +59,10 @@ def sampling(command: F) -> F:
         ),
         click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest classes."),
         click.option(
-            "--temperature", type=float, help="Below 1 is less random.  [default: the recipe's evaluation.temperature]"
+            "--temperature",
+            type=float,
+            show_default="the recipe's evaluation.temperature",
+            help="Below 1 is less random.",
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal audio."),
     ):
@@ -138,16 +140,6 @@ def load(
     if sampler is not None:
         told_sampler(run.sampler, console)
     return run
-
-
-def drawn_by(folder: Path, *, seed: int, temperature: float | None, top_p: float) -> Sampling:
-    """How to draw, as the options of ``sampling`` say; a temperature that they leave out is the run's recipe's."""
-    from wavevq.files import Sampling
-    from wavevq.run_folder import read_recipe
-
-    if temperature is None:
-        temperature = read_recipe(folder).evaluation.temperature
-    return Sampling(seed, temperature, top_p)
 
 
 @contextmanager

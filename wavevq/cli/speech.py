@@ -67,7 +67,7 @@ def decode(
     from wavevq.jobs import CODES, plan
 
     console = options.console()
-    sampling = options.drawn_by(folder, **how)
+    sampling = files.Sampling(**how)
     trained = options.load(folder, console, sampler, precision)
     jobs = plan(paths, out, takes=[CODES], gives=".wav", rate=trained.rate, streams=options.streams())
     files.decode(trained, jobs, speaker, sampling, console)
@@ -96,9 +96,8 @@ def convert(
     from wavevq.jobs import AUDIO, plan
 
     console = options.console()
-    folder = options.find(run, "speech")
-    sampling = options.drawn_by(folder, **how)
-    trained = options.load(folder, console, sampler, precision)
+    sampling = files.Sampling(**how)
+    trained = options.load(options.find(run, "speech"), console, sampler, precision)
     trained.speaker(speaker)  # it is part of OUT's name
     jobs = plan(
         paths,
@@ -148,12 +147,12 @@ def decompress(
     inputs and folders want --out DIR.
     """
     from wavevq import compress as packing
+    from wavevq import files
     from wavevq.jobs import PACKED, plan
 
     console = options.console()
-    folder = options.find(run, "speech")
-    sampling = options.drawn_by(folder, **how)
-    trained = options.load(folder, console, sampler, precision, enrolled=False)
+    sampling = files.Sampling(**how)
+    trained = options.load(options.find(run, "speech"), console, sampler, precision, enrolled=False)
     jobs = plan(paths, out, takes=[PACKED], gives=".wav", rate=trained.rate, streams=options.streams())
     packing.decompress(trained, jobs, sampling, console)
 
@@ -209,7 +208,6 @@ def sample(
     from wavevq.audio import read
 
     console = options.console()
-    how = options.drawn_by(found, **how).how
     trained = options.load(found, console, sampler, precision)
     begun = read(prime) if prime else None
     generate.sample(

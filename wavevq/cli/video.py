@@ -31,11 +31,12 @@ def sample(
     **how: Any,
 ) -> None:
     from wavevq import video_files
+    from wavevq.files import Sampling
 
     options.refuse_of("speech", "video", "seconds", "prime", "guidance")
     options.refuse_of("speech or images", "video", "speaker")
     console = options.console()
-    sampling = options.drawn_by(run, **how)
+    sampling = Sampling(**how)
     trained = load(run, console, sampler, precision)
     video_files.sample(trained, Path(folder), count, console, action=action, sampling=sampling)
 

@@ -312,9 +312,8 @@ class Model(Section):
     decoder: Decoder
     jitter: Share = 0.0  # chance that a latent is replaced by a neighbour's (Chorowski et al. 2019, section III-C)
     past_gain: Decibels = 0.0  # at most so much louder or quieter does the decoder hear its past in training
-    adversary: NonNegative = (
-        0.0  # of the gradient that unteaches the encoder what codes say of the speaker (nn/adversary.py)
-    )
+    # Of the reversed gradient, of nats a latent, that unteaches the encoder who speaks; 0: none (nn/adversary.py)
+    adversary: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:

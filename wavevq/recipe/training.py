@@ -128,7 +128,7 @@ class Evaluation(Section):
     split: Literal["val", "train", "test"] = "val"  # whose clips are measured; test: of images alone
     judged: Count = 120  # clips that are sampled anew for the metrics that listen
     judged_seconds: Positive = 3.0  # of each
-    temperature: Positive = 1.0  # that all is drawn at, here and by the commands; below 1 is less random
+    temperature: Positive = 1.0  # that a run draws at where nobody says another; below 1 is less random
     # Of torchaudio, that listens where the vocabulary is open; its weights are fetched once
     recogniser: Literal["WAV2VEC2_ASR_BASE_960H", "WAV2VEC2_ASR_LARGE_960H", "HUBERT_ASR_LARGE"] | None = None
     enumerated: Count = 20_000  # sequences of codes at most that p(x) of a short signal is summed over
