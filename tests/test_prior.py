@@ -452,7 +452,7 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     assert load_run(other).prior is not None
     weights = sorted((other / "checkpoints").iterdir())[-1] / AVERAGE
     tensors = load_file(weights)
-    next(value for value in tensors.values() if value.is_floating_point()).add_(0.01)
+    next(value for name, value in tensors.items() if name.startswith("encoder.")).add_(0.01)
     save_file(tensors, weights)
     trainings.seal(weights.parent)
     recipe = load_recipe("tiny.yaml")
