@@ -234,6 +234,13 @@ def test_the_recipe_says_how_warm_where_nobody_does(here: Path, name: str, finis
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_one_speaker_leaves_an_adversary_nothing_to_tell(here: Path) -> None:
+    """Told before there is a run folder, which would be in the way of the next try."""
+    words = "train", "tiny.yaml", "--run", "alone", "--set", "data.without=[bob]"
+    [line] = refused(*words, "--set", "model.adversary=0.1")
+    assert line == "model.adversary 0.1: the corpus has one speaker; must be 0"
+
+
 def test_standard_input_and_output(here: Path, name: str) -> None:
     good("encode", "--run", name, "in.wav", "codes.npy")
     audio = Path("in.wav").read_bytes()

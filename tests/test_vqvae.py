@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from wavevq.audio import mu_law_encode
 from wavevq.build import build_model
 from wavevq.contracts import Batch
-from wavevq.errors import WavevqError
 from wavevq.nn.adversary import Adversary
 from wavevq.nn.encoders import frames_of, valid
 from wavevq.nn.quantizers import VectorQuantizer
@@ -32,7 +31,6 @@ def model(
     jitter: float = 0.0,
     past_gain: float = 0.0,
     adversary: float = 0.0,
-    speakers: int = SPEAKERS,
     **decoder: Any,
 ) -> VqVae:
     """A float64 model in training mode, its weights random, also those that begin at zero."""
@@ -57,7 +55,7 @@ def model(
         },
         "train": {"steps": 5, "crop": 32},
     }
-    made = build_model(parse_recipe(tree, "tiny"), speakers).double()
+    made = build_model(parse_recipe(tree, "tiny"), SPEAKERS).double()
     generator = torch.Generator().manual_seed(2)
     for p in made.parameters():
         p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype) * 0.5
@@ -332,11 +330,6 @@ def test_the_encoder_gets_the_adversarys_gradient_reversed_and_the_adversary_its
             torch.testing.assert_close(whole[name], plain[name] - weight * gradient, rtol=1e-9, atol=1e-12)
     for name in plain.keys() - helpful.keys():  # decoder and codebook hear nothing of it
         assert torch.equal(whole[name], plain[name]), name
-
-
-def test_one_speaker_leaves_nothing_to_tell() -> None:
-    with pytest.raises(WavevqError, match=r"model.adversary 0.3: the corpus has one speaker; must be 0"):
-        model(adversary=0.3, speakers=1)
 
 
 def test_an_encoder_unlearns_what_its_adversary_can_tell() -> None:

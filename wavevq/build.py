@@ -277,12 +277,8 @@ def build_bottleneck(b: r.Bottleneck, hop: float, seed: int) -> Bottleneck:
 
 
 def build_adversary(model: r.Model, speakers: int) -> Adversary | None:
-    """None at weight 0. Raises WavevqError for a single speaker, of whom there is nothing to tell."""
-    if not model.adversary:
-        return None
-    if speakers == 1:
-        raise WavevqError(f"model.adversary {model.adversary:g}: the corpus has one speaker; must be 0")
-    return Adversary(model.bottleneck.dim, speakers, model.adversary)
+    """None at weight 0."""
+    return Adversary(model.bottleneck.dim, speakers, model.adversary) if model.adversary else None
 
 
 def build_decoder(model: r.Model, speakers: int, values: Values = PIXEL) -> Decoder:

@@ -111,6 +111,8 @@ def _stages(
             f"data: no {corpus.items[:-1]} of a {corpus.whose} that is trained on is held out, so there is nothing to "
             f"validate on; name one in val.txt, or without lists give a {corpus.whose} a second one"
         )
+    if recipe.model.adversary and len(corpus.labels) == 1:
+        raise WavevqError(f"model.adversary {recipe.model.adversary:g}: the corpus has one speaker; must be 0")
     if resume and read_speakers(folder) != corpus.labels:
         raise WavevqError(
             f"{folder}: was trained with other names of a {corpus.whose} than the corpus in {recipe.data.kind} has now"
