@@ -30,11 +30,9 @@ QUIET = "too_quiet_conversion"
 JUDGED = *SHARES, QUIET
 STEPS = 3000  # of what costs as much a step as the recipe
 TEMPERATURES = 0.8, 0.9  # beside 1
-BEFORE = (
-    "model.bottleneck.codes=128",
-    "model.adversary=0",
-    "evaluation.temperature=1",
-)  # what the search has changed since
+# What the search has changed since it began.
+BEFORE = "model.bottleneck.codes=128", "model.adversary=0", "evaluation.temperature=1"
+WIDE = "model.bottleneck.codes=512"  # which had won when it came to an adversary
 
 
 def cell(name: str, *overrides: str, steps: int = STEPS, gain: int = 12) -> Cell:
@@ -42,9 +40,9 @@ def cell(name: str, *overrides: str, steps: int = STEPS, gain: int = 12) -> Cell
     return Cell(name, (*BEFORE, *always, *overrides), "recipes/digits.yaml")
 
 
-LONGER = "model.bottleneck.codes=512", "train.validate_every=3000", "train.save_every=1000", "train.keep=16"
+LONGER = WIDE, "train.validate_every=3000", "train.save_every=1000", "train.keep=16"
 BASE = cell("past gain 12 dB")
-WIDER = cell("K 512", "model.bottleneck.codes=512")  # what those with an adversary differ from
+WIDER = cell("K 512", WIDE)  # what those with an adversary differ from
 TABLES = {
     "gain": [BASE, *(cell(f"past gain {gain} dB", gain=gain) for gain in (0, 6, 24))],
     "rate": [BASE, *(cell(f"learning rate {rate}", f"train.learning_rate={rate}") for rate in (0.001, 0.004))],
@@ -67,10 +65,7 @@ TABLES = {
     ],
     "adversary": [
         WIDER,
-        *(
-            cell(f"K 512, adversary {weight}", "model.bottleneck.codes=512", f"model.adversary={weight}")
-            for weight in (0.1, 0.3, 1.0)
-        ),
+        *(cell(f"K 512, adversary {weight}", WIDE, f"model.adversary={weight}") for weight in (0.1, 0.3, 1.0)),
     ],
     "longer": [
         cell(f"K 512, adversary {weight}, 15,000 steps", *LONGER, f"model.adversary={weight}", steps=15_000)

@@ -44,6 +44,7 @@ NETWORKS = {
 def tree(network: str = "wavenet", kind: str = "ema", **joint: float) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(json.dumps(trainings.RECIPE))
     made["model"]["bottleneck"]["kind"] = kind
+    made["model"]["adversary"] = 0.1 if kind == "vq" else 0.0
     made["prior"] = {"network": {"kind": network, **NETWORKS[network]}, "speaker_dim": 4, "joint": joint or True}
     return made
 

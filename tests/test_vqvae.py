@@ -296,9 +296,8 @@ def test_the_adversarys_nats_a_frame_are_added_to_the_loss(kind: str) -> None:
     found = vae.training_loss(given)
     frames = int(frames_of(given.lengths, HOP).sum())
     nats = unsure(vae, given, model(kind).encode(given.x, given.lengths, given.index).z) / frames
-    plain = model(kind, jitter=0.5).training_loss(
-        given
-    )  # its other weights are the same: those of the adversary are drawn last
+    # The other weights are the same: those of the adversary are drawn last.
+    plain = model(kind, jitter=0.5).training_loss(given)
     assert found.loss.item() == pytest.approx((plain.loss + nats).item(), rel=1e-9)
     assert found.metrics["speaker_bits"].item() == pytest.approx(nats.item() / math.log(2), rel=1e-9)
     assert found.metrics["bits_per_sample"] == plain.metrics["bits_per_sample"]

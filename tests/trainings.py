@@ -44,7 +44,6 @@ RECIPE = {
         },
         "jitter": 0.2,
         "past_gain": 6.0,
-        "adversary": 0.1,
     },
     # Saving and validating out of step with each other, and a checkpoint where neither a line nor a validation is due.
     "train": {
@@ -76,6 +75,7 @@ def workplace(folder: Path, make_audio: Callable[..., Path], kind: str = "ema") 
     tree["model"]["bottleneck"]["kind"] = kind
     if kind == "vq":  # the one of each choice of a training here, the other there
         tree["train"]["optimizer"], tree["model"]["encoder"]["norm"] = "muon", "layer"
+        tree["model"]["adversary"] = 0.1
         tree["model"]["bottleneck"]["dim"] = 6  # on the circle that is left of three, 40 codes tie
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
     return folder
