@@ -24,7 +24,7 @@ from wavevq.contracts import Batch, StepLoss
 from wavevq.errors import WavevqError
 from wavevq.experiment import locked
 from wavevq.recipe import Train
-from wavevq.train.log import Log, Validation, _lines, read_metrics
+from wavevq.train.log import Log, Validation, _lines, _short, read_metrics
 from wavevq.train.loop import Interrupted, _asked_to_stop, fit, load_newest, rate_factor, refuse_apart
 from wavevq.train.state import AVERAGE, METER, MODEL, OPTIMIZER, STATE, SUMS, Average, TrainState, checkpoints
 
@@ -413,6 +413,11 @@ def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
         (6, "validation"),
     ]
     assert lines[2]["error"] == 2.0
+
+
+@pytest.mark.parametrize(("value", "said"), [(-0.0001, "0.000"), (-0.5, "-0.500"), (1234.5, "1234"), (3.0, "3")])
+def test_a_figure_of_a_line_is_short(value: float, said: str) -> None:
+    assert _short(value) == said
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A run without what only its training needs: what ``wavevq export`` writes, and what is shipped in ``wavevq/models/``.
 
-It is a run folder like any other, with averaged weights alone (an adversary's too, which are few), so every command
-takes it but for ``train --resume``.
+It is a run folder like any other, with averaged weights alone, so every command takes it but for ``train --resume``. An
+adversary's few weights are among them: in float32 they are the run's own file, whose evaluation and enrolled voices are
+the export's, too.
 """
 
 from __future__ import annotations
