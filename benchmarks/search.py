@@ -7,7 +7,7 @@ bits/sample, what shuffled codes cost, the shares of clips whose digit is recogn
 conversions heard as the target, and of conversions that come out more than 10 dB too quiet. gain: how much louder or
 quieter the decoder hears its past in training. rate: the learning rate. crop: length of an example, at equal audio a
 step. network: the decoder's layers and channels. codes: K and D. adversary: weight of what unteaches codes their
-speaker, at K 512. longer: the same, an hour each. jitter: chance that a latent is replaced by its neighbour's. hop:
+speaker, at K 512. longer: the same, an hour or two each. jitter: chance that a latent is replaced by its neighbour's. hop:
 samples a code. upsampler: layers of the network that brings codes to the decoder. average: decay of the averaged
 weights, 0 for none. BASE's run is sampled at other temperatures, too.
 """
@@ -68,8 +68,11 @@ TABLES = {
         *(cell(f"K 512, adversary {weight}", WIDE, f"model.adversary={weight}") for weight in (0.1, 0.3, 1.0)),
     ],
     "longer": [
-        cell(f"K 512, adversary {weight}, 15,000 steps", *LONGER, f"model.adversary={weight}", steps=15_000)
-        for weight in (0, 0.1, 0.3)
+        *(
+            cell(f"K 512, adversary {weight}, 15,000 steps", *LONGER, f"model.adversary={weight}", steps=15_000)
+            for weight in (0, 0.1, 0.3)
+        ),
+        cell("K 512, adversary 0.1, 30,000 steps", *LONGER, "train.keep=31", "model.adversary=0.1", steps=30_000),
     ],
     "jitter": [BASE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
     "hop": [
