@@ -7,8 +7,8 @@ bits/sample, what shuffled codes cost, the shares of clips whose digit is recogn
 conversions heard as the target, and of conversions that come out more than 10 dB too quiet. gain: how much louder or
 quieter the decoder hears its past in training. rate: the learning rate. crop: length of an example, at equal audio a
 step. network: the decoder's layers and channels. codes: K and D. adversary: weight of what unteaches codes their
-speaker, at K 512. longer: the same, an hour or two each. jitter: chance that a latent is replaced by its neighbour's. hop:
-samples a code. upsampler: layers of the network that brings codes to the decoder. average: decay of the averaged
+speaker, at K 512. longer: the same, an hour or two each. jitter: chance that a latent is replaced by its neighbour's.
+hop: samples a code. upsampler: layers of the network that brings codes to the decoder. average: decay of the averaged
 weights, 0 for none. BASE's run is sampled at other temperatures, too.
 """
 

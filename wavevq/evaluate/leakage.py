@@ -1,7 +1,8 @@
 """How much of the speaker the codes alone give away: less is better (Van den Oord et al. 2017, section 4.3).
 
 A classifier hears nothing but how often each code, and each pair of codes in a row, occurs in a clip. What it reaches
-is a lower bound of what the codes hold. Beside it stands what MFCC of the same clips give away, and chance.
+is a lower bound of what the codes hold. Beside it stands what MFCC of the same clips give away, and chance; and, where
+each clip holds one word of a closed vocabulary, what the same codes tell of the word, which a decoder could say.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ MOST_CLIPS = 3000  # training clips that the classifiers are fitted on, spread e
 LOOSENESS = 10.0  # of the classifier's regularisation (scikit-learn's C), for features whose squares sum to 2
 
 
-def from_codes(codes: Codes, speakers: Sequence[str], held_codes: Codes, held_speakers: Sequence[str]) -> Score:
-    """The share of held-out clips whose speaker their codes tell.
+def from_codes(
+    codes: Codes, labels: Sequence[str], held_codes: Codes, held_labels: Sequence[str], of: str = "speaker"
+) -> Score:
+    """The share of held-out clips whose label their codes tell; of: what the labels are.
 
-    codes, speakers: of the training clips. Raises NotMeasured where they are all of one speaker.
+    codes, labels: of the training clips. Raises NotMeasured where all have one label.
     """
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    if len(set(speakers)) < 2:
-        raise NotMeasured("not measured: the training clips are all of one speaker, and there is nothing to give away")
+    if len(set(labels)) < 2:
+        raise NotMeasured(f"not measured: the training clips are all of one {of}, and there is nothing to give away")
     classifier = make_pipeline(DictVectorizer(), LogisticRegression(C=LOOSENESS, max_iter=1000))
-    classifier.fit([_shares(one) for one in codes], list(speakers))
+    classifier.fit([_shares(one) for one in codes], list(labels))
     guesses = classifier.predict([_shares(one) for one in held_codes])
-    return _score("speaker told by the codes", guesses, speakers, held_speakers)
+    return _score(f"{of} told by the codes", guesses, labels, held_labels)
 
 
 def from_audio(
@@ -54,11 +57,11 @@ def from_audio(
     return _score("speaker told by MFCC", guesses, speakers, held_speakers)
 
 
-def _score(name: str, guesses: Any, speakers: Sequence[str], held_speakers: Sequence[str]) -> Score:
-    """Chance is what the guess of the speaker with most training clips reaches."""
-    right = [guess == truth for guess, truth in zip(guesses, held_speakers, strict=True)]
-    [(usual, _)] = Counter(sorted(speakers)).most_common(1)
-    chance = sum(truth == usual for truth in held_speakers) / len(held_speakers)
+def _score(name: str, guesses: Any, labels: Sequence[str], held_labels: Sequence[str]) -> Score:
+    """Chance is what the guess of the label with most training clips reaches."""
+    right = [guess == truth for guess, truth in zip(guesses, held_labels, strict=True)]
+    [(usual, _)] = Counter(sorted(labels)).most_common(1)
+    chance = sum(truth == usual for truth in held_labels) / len(held_labels)
     return Score(name, float(np.mean(right)), chance, "share of clips")
 
 
@@ -92,8 +95,25 @@ def metric(subject: Subject) -> Findings:
             Figure("speaker told by the codes", codes.value, codes.unit, "less is better"),
             Figure("speaker told by MFCC", audio.value, audio.unit, "of the same clips' audio"),
             Figure("chance", codes.chance, codes.unit, "always the speaker with most training clips"),
+            *_words(subject, places),
         ),
         f"Two classifiers, fitted on {len(places)} training clips, say who speaks in {len(held)} held-out ones: one "
         "sees how often each code and each pair of codes occurs in a clip, the other mean and deviation of its MFCC. "
-        "What the first reaches is a lower bound of what the codes give away.",
+        "What the first reaches is a lower bound of what the codes give away. Words, where they are known, are told by "
+        "another of the first kind.",
     )
+
+
+def _words(subject: Subject, places: Sequence[int]) -> list[Figure]:
+    """The word told by the codes, by what these training clips teach; none where no words, or one, are known."""
+    if subject.word_of is None:
+        return []
+    said, told = ([subject.word_of(clip.name) for clip in clips] for clips in (subject.learned, subject.clips))
+    words = [said[i] for i in places]
+    if len(set(words)) < 2:
+        return []
+    found = from_codes([subject.training_codes[i] for i in places], words, subject.codes, told, of="word")
+    return [
+        Figure(found.name, found.value, found.unit, "more is better: what a decoder could say"),
+        Figure("chance of a word", found.chance, found.unit, "always the word with most training clips"),
+    ]
