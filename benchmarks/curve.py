@@ -4,15 +4,12 @@ python benchmarks/curve.py --run RUN [--set data.root=PATH] [--json FILE]; train
 checkpoints, else the older ones are gone. --quick: of 60 clips in place of evaluation.judged.
 
 A row a checkpoint: the shares of sampled clips whose word is recognised, reconstructed and converted; of conversions
-heard as the target; held-out bits/sample where that step was validated. A straight line through their logits over
-log2 of the steps is carried on to AIM: `extrapolated` says at how many steps each would arrive, null where it does not
-rise. That is a guess about the same recipe trained for longer, whose learning rate falls later.
+heard as the target; held-out bits/sample where that step was validated.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -21,7 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from common import options
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +45,7 @@ def main() -> None:
     except WavevqError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    Console(markup=False).print(table(found["rows"]), found["extrapolated"])
+    Console(markup=False).print(table(found["rows"]))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -68,7 +64,6 @@ def curve(folder: Path, sets: tuple[str, ...]) -> dict[str, Any]:
         "date": datetime.now().date().isoformat(),
         "aim": AIM,
         "rows": rows,
-        "extrapolated": {name: arrival([(row["step"], row[name]) for row in rows]) for name in SHARES},
     }
 
 
@@ -89,16 +84,6 @@ def shares(folder: Path, checkpoint: Path, sets: tuple[str, ...]) -> dict[str, f
     if len(found) < len(SHARES):
         raise WavevqError(f"{folder}: wants a corpus of words of a closed vocabulary, said by several speakers")
     return found
-
-
-def arrival(curve: list[tuple[int, float]]) -> int | None:
-    """Steps at which a line through the logits of the shares over log2 of the steps meets AIM; None where it falls."""
-    if len(curve) < 2:
-        return None
-    steps, reached = np.array(curve).T
-    logits = np.log(np.clip(reached, 0.01, 0.99) / (1 - np.clip(reached, 0.01, 0.99)))
-    slope, start = np.polyfit(np.log2(steps), logits, 1)
-    return round(2 ** ((math.log(AIM / (1 - AIM)) - start) / slope)) if slope > 0 else None
 
 
 def table(rows: list[dict[str, float | None]]) -> Table:

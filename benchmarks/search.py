@@ -40,7 +40,7 @@ def cell(name: str, *overrides: str, steps: int = STEPS, gain: int = 12) -> Cell
     return Cell(name, (*BEFORE, *always, *overrides), "recipes/digits.yaml")
 
 
-LONGER = WIDE, "train.validate_every=3000", "train.save_every=1000", "train.keep=16"
+LONGER = WIDE, "train.validate_every=3000", "train.save_every=1000"
 BASE = cell("past gain 12 dB")
 WIDER = cell("K 512", WIDE)  # what those with an adversary differ from
 TABLES = {
@@ -69,10 +69,13 @@ TABLES = {
     ],
     "longer": [
         *(
-            cell(f"K 512, adversary {weight}, 15,000 steps", *LONGER, f"model.adversary={weight}", steps=15_000)
-            for weight in (0, 0.1, 0.3)
+            cell(
+                f"K 512, adversary {weight}, {steps:,} steps",
+                *(*LONGER, f"train.keep={steps // 1000 + 1}", f"model.adversary={weight}"),
+                steps=steps,
+            )
+            for weight, steps in ((0, 15_000), (0.1, 15_000), (0.3, 15_000), (0.1, 30_000))
         ),
-        cell("K 512, adversary 0.1, 30,000 steps", *LONGER, "train.keep=31", "model.adversary=0.1", steps=30_000),
     ],
     "jitter": [BASE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
     "hop": [
@@ -120,14 +123,15 @@ def at(name: str, temperature: float) -> str:
 
 
 def summary(records: Mapping[str, Record]) -> Rows:
-    """A row a cell, BASE's first, then its other temperatures."""
+    """A row a cell, as TABLES have them; below BASE's its other temperatures."""
+    every = [cell.name for table in TABLES.values() for cell in table]
     columns = {
         "bits/sample": shown("bits_per_sample", ".3f"),
         "shuffled-codes gap": shown("shuffled_codes_gap", "+z.2f"),
     }
     headings = ["digit kept, %", "converted, %", "target reached, %", "too quiet, %"]
     rows = [["change", "steps", "minutes", *columns, *headings]]
-    for name in sorted(records, key=lambda name: name != BASE.name):
+    for name in sorted(records, key=every.index):
         record = records[name]
         figures = record["figures"]
         budget = [str(record["steps"]), format(record["seconds_of_steps"] / 60, ".0f")]

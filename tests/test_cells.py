@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 from dataclasses import replace
@@ -219,16 +218,6 @@ def test_seconds_of_steps_of_images(cells: Any, monkeypatch: pytest.MonkeyPatch)
     assert cells.seconds_of_steps(Path(), recipe) == 250
     recipe.prior = prior
     assert cells.seconds_of_steps(Path(), recipe) == 500
-
-
-def test_a_curve_is_carried_on_in_logits_over_octaves_of_steps(cells: Any) -> None:
-    """One more octave of steps, one more of the logit, from -2 at 1,024 steps: ln(0.8 / 0.2) after 3.386 of them."""
-    plan = __import__("curve")
-    curve = [(1024 * 2**n, 1 / (1 + math.exp(2 - n))) for n in range(3)]
-    assert plan.arrival(curve) == round(1024 * 2 ** (2 + math.log(4)))
-    assert plan.arrival(curve[::-1]) == plan.arrival(curve)
-    assert plan.arrival([(1000, 0.5), (2000, 0.4)]) is None
-    assert plan.arrival(curve[:1]) is None
 
 
 def test_every_checkpoint_is_judged(cells: Any, place: Path) -> None:

@@ -258,10 +258,16 @@ def test_a_folder_without_results_and_an_installation_without_a_checkout(
 ) -> None:
     with pytest.raises(WavevqError, match=r"no \*\.json in it or in its evaluation/"):
         board.read_all([tmp_path])
-    monkeypatch.setattr(board, "COMMITTED", tmp_path / "results")
+    monkeypatch.setattr(board, "COMMITTED", tmp_path / "installed" / "results")
+    monkeypatch.chdir(tmp_path)
     result = call()
     assert result.exit_code == 2
     assert "name evaluation.json files or folders" in result.stderr
+    # Installed, and called in a checkout.
+    write_record(evaluation(phonemes()[1], [0.5]), tmp_path / "results" / "evaluation" / "run.json")
+    result = call()
+    assert result.exit_code == 0, result.output
+    assert "50.0 %" in result.output
 
 
 # --- what is written ----------------------------------------------------------------------------------------

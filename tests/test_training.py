@@ -415,7 +415,9 @@ def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
     assert lines[2]["error"] == 2.0
 
 
-@pytest.mark.parametrize(("value", "said"), [(-0.0001, "0.000"), (-0.5, "-0.500"), (1234.5, "1234"), (3.0, "3")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(-0.0001, "0.000"), (-0.0, "0"), (-0.5, "-0.500"), (1234.5, "1234"), (3.0, "3")]
+)
 def test_a_figure_of_a_line_is_short(value: float, said: str) -> None:
     assert _short(value) == said
 

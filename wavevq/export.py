@@ -1,8 +1,8 @@
 """A run without what only its training needs: what ``wavevq export`` writes, and what is shipped in ``wavevq/models/``.
 
 It is a run folder like any other, with averaged weights alone, so every command takes it but for ``train --resume``. An
-adversary's few weights are among them: in float32 they are the run's own file, whose evaluation and enrolled voices are
-the export's, too.
+adversary's few weights stay: so the weights of a float32 export are the same file as the run's, and what was recorded
+of the run by that file's digest, evaluation and enrolled voices, holds for the export, too.
 """
 
 from __future__ import annotations

@@ -102,17 +102,23 @@ def scoreboard(paths: Sequence[Path], file: Path | None, console: Console) -> li
 
 def is_own(path: Path) -> bool:
     """Whether wavevq itself writes the file, for other readers: results of benchmarks, what lies in a run folder."""
-    return path.parent.resolve() == COMMITTED.resolve() or path.name in (SPEAKERS, SUMMARY)
+    return path.parent.resolve() in [place.resolve() for place in checkouts()] or path.name in (SPEAKERS, SUMMARY)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
 
 
+def checkouts() -> tuple[Path, Path]:
+    """Where the results of a checkout may lie: beside this package, and in the folder that one works in."""
+    return COMMITTED, Path(COMMITTED.name)
+
+
 def committed() -> Path:
-    """The results of this checkout. Raises WavevqError where wavevq is installed without one."""
-    if not COMMITTED.is_dir():
-        raise WavevqError("scoreboard: there is no checkout with results/ here; name evaluation.json files or folders")
-    return COMMITTED
+    """The results of the checkout that this is, or works in. Raises WavevqError where there is none."""
+    for place in checkouts():
+        if place.is_dir():
+            return place
+    raise WavevqError("scoreboard: there is no checkout with results/ here; name evaluation.json files or folders")
 
 
 def read_all(paths: Iterable[Path]) -> tuple[list[Evidence], list[Path]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -82,7 +82,8 @@ def metric(subject: Subject) -> Findings:
     places = [i * len(clips) // most for i in range(most)]
     speakers = [clips[i].speaker for i in places]
     held = [clip.speaker for clip in subject.clips]
-    codes = from_codes([subject.training_codes[i] for i in places], speakers, subject.codes, held)
+    learned = [subject.training_codes[i] for i in places]
+    codes, words = from_codes(learned, speakers, subject.codes, held), _words(subject, places, learned)
     audio = from_audio(
         (subject.store.audio(clips[i]) for i in places),
         speakers,
@@ -95,25 +96,44 @@ def metric(subject: Subject) -> Findings:
             Figure("speaker told by the codes", codes.value, codes.unit, "less is better"),
             Figure("speaker told by MFCC", audio.value, audio.unit, "of the same clips' audio"),
             Figure("chance", codes.chance, codes.unit, "always the speaker with most training clips"),
-            *_words(subject, places),
+            *words,
         ),
         f"Two classifiers, fitted on {len(places)} training clips, say who speaks in {len(held)} held-out ones: one "
         "sees how often each code and each pair of codes occurs in a clip, the other mean and deviation of its MFCC. "
-        "What the first reaches is a lower bound of what the codes give away. Words, where they are known, are told by "
-        "another of the first kind.",
+        "What the first reaches is a lower bound of what the codes give away."
+        + (" Others of the first kind say which word." if words else ""),
     )
 
 
-def _words(subject: Subject, places: Sequence[int]) -> list[Figure]:
-    """The word told by the codes, by what these training clips teach; none where no words, or one, are known."""
+def _words(subject: Subject, places: Sequence[int], codes: Codes) -> list[Figure]:
+    """The word told by the codes, by what those of the training clips in ``places`` teach; none without words.
+
+    And by what those of the other speakers alone teach: in codes that a conversion can say, a word is no speaker's.
+    """
     if subject.word_of is None:
         return []
-    said, told = ([subject.word_of(clip.name) for clip in clips] for clips in (subject.learned, subject.clips))
-    words = [said[i] for i in places]
-    if len(set(words)) < 2:
+    words = [subject.word_of(subject.learned[i].name) for i in places]
+    told = [subject.word_of(clip.name) for clip in subject.clips]
+    try:
+        found = from_codes(codes, words, subject.codes, told, of="word")
+        right = sum(_of_a_stranger(subject, places, codes, words, told))
+    except NotMeasured:  # all are one word
         return []
-    found = from_codes([subject.training_codes[i] for i in places], words, subject.codes, told, of="word")
+    left_out = "word told by the codes, speaker left out"
     return [
         Figure(found.name, found.value, found.unit, "more is better: what a decoder could say"),
+        Figure(left_out, right / len(told), found.unit, "by what the others' clips teach: what a conversion needs"),
         Figure("chance of a word", found.chance, found.unit, "always the word with most training clips"),
     ]
+
+
+def _of_a_stranger(
+    subject: Subject, places: Sequence[int], codes: Codes, words: Sequence[str], told: Sequence[str]
+) -> Iterator[float]:
+    """For each speaker, of how many held-out clips the word is told by what the other speakers' clips teach."""
+    for speaker in sorted({clip.speaker for clip in subject.clips}):
+        taught = [n for n, i in enumerate(places) if subject.learned[i].speaker != speaker]
+        heard = [i for i, clip in enumerate(subject.clips) if clip.speaker == speaker]
+        others = [codes[n] for n in taught], [words[n] for n in taught]
+        theirs = [subject.codes[i] for i in heard], [told[i] for i in heard]
+        yield from_codes(*others, *theirs, of="word").value * len(heard)

@@ -165,4 +165,4 @@ def _is_line(line: Any) -> bool:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:z.3f}"
+    return f"{value:z.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:z.3f}"
