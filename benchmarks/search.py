@@ -68,14 +68,14 @@ TABLES = {
         *(cell(f"K 512, adversary {weight}", WIDE, f"model.adversary={weight}") for weight in (0.1, 0.3, 1.0)),
     ],
     "longer": [
-        *(
-            cell(
-                f"K 512, adversary {weight}, {steps:,} steps",
-                *(*LONGER, f"train.keep={steps // 1000 + 1}", f"model.adversary={weight}"),
-                steps=steps,
-            )
-            for weight, steps in ((0, 15_000), (0.1, 15_000), (0.3, 15_000), (0.1, 30_000))
-        ),
+        cell(
+            f"K 512, adversary {weight}, {steps:,} steps",
+            *LONGER,
+            f"train.keep={steps // 1000 + 1}",
+            f"model.adversary={weight}",
+            steps=steps,
+        )
+        for weight, steps in ((0, 15_000), (0.1, 15_000), (0.3, 15_000), (0.1, 30_000))
     ],
     "jitter": [BASE, *(cell(f"jitter {chance}", f"model.jitter={chance}") for chance in (0.06, 0.12))],
     "hop": [

@@ -117,7 +117,7 @@ def _words(subject: Subject, places: Sequence[int], codes: Codes) -> list[Figure
     try:
         found = from_codes(codes, words, subject.codes, told, of="word")
         right = sum(_of_a_stranger(subject, places, codes, words, told))
-    except NotMeasured:  # all are one word
+    except NotMeasured:  # all are one word, or all that are not of one speaker
         return []
     left_out = "word told by the codes, speaker left out"
     return [
