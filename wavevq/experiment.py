@@ -19,7 +19,9 @@ from rich.console import Console
 
 from wavevq.audio import replacing
 from wavevq.build import build_corpus, build_model, build_prior, shape_model, trained_model
-from wavevq.data.corpus import Corpus
+from wavevq.data.corpus import Corpus, Epochs
+from wavevq.data.retold import RetoldCrops
+from wavevq.data.store import Store
 from wavevq.distributed import PATIENCE, alone, as_group
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
@@ -30,7 +32,8 @@ from wavevq.joint import JointVqVae
 from wavevq.progress import beginning
 from wavevq.recipe import Prior, Recipe
 from wavevq.recipe.data import is_place
-from wavevq.recipe.trained import refuse_shipped
+from wavevq.recipe.trained import folder_named, refuse_shipped
+from wavevq.retold import retold
 from wavevq.run_folder import (
     CHECKPOINTS,
     PRIOR,
@@ -41,6 +44,7 @@ from wavevq.run_folder import (
     read_recipe,
     read_speakers,
     record_weights,
+    refuse_other_teacher,
     refuse_stale,
     trained_on,
     write_recipe,
@@ -48,11 +52,13 @@ from wavevq.run_folder import (
 from wavevq.train.log import read_metrics
 from wavevq.train.loop import fit
 from wavevq.train.state import AVERAGE, checkpoints
+from wavevq.vqvae import VqVae
 
 # What may change between the beginning of a run and its resumption: nothing that an earlier step has read.
 # Of the corpora their places, too (PLACES).
 MAY_CHANGE: set[tuple[str, ...]] = {
     ("data", "run"),  # it is known by its weights
+    ("train", "backtranslation", "run"),  # so is this one
     ("train", "log_every"),
     ("train", "validate_every"),
     ("train", "save_every"),
@@ -61,6 +67,7 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     *(("prior", key) for key in ("log_every", "validate_every", "save_every", "keep")),
 }
 Stage = Literal["vqvae", "prior"]
+APART = "adversary.", "prior."  # parts that a model may have or lack
 
 
 def train(
@@ -136,10 +143,12 @@ def _stages(
 
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: Corpus, console: Console) -> None:
-    batches = corpus.crops(recipe.train.crop, recipe.train.batch, recipe.seed)
+    batches = build_batches(recipe, corpus, console)
     console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     refuse_too_large(recipe, len(corpus.labels))
     module = build_model(recipe, len(corpus.labels))
+    if recipe.train.start is not None and not checkpoints(folder / CHECKPOINTS):
+        begin_with(module, recipe.train.start, corpus)
     turned = module.encoder if recipe.train.optimizer == "muon" else None
     known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed, partial(beginning, console=console)
     if isinstance(module, JointVqVae):
@@ -148,6 +157,39 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     else:
         fit(fabric, module, batches, recipe.train, folder, Validator(module, *known), console, resume, turned=turned)
     alone(lambda: write_summary(folder))
+
+
+def build_batches(recipe: Recipe, corpus: Corpus, console: Console) -> Epochs:
+    """What the VQ-VAE is trained on. Raises WavevqError where it asks for a run that cannot give it."""
+    plan = recipe.train
+    if plan.backtranslation is None:
+        return corpus.crops(plan.crop, plan.batch, recipe.seed)
+    assert isinstance(corpus, Store), "the recipe's grammar sees to it"
+    versions = retold(plan.backtranslation, corpus, recipe.seed, console)
+    return RetoldCrops(corpus, versions, plan.backtranslation.share, plan.crop, plan.batch, recipe.seed)
+
+
+def begin_with(module: VqVae, start: str, corpus: Corpus) -> None:
+    """Give a model the averaged weights of a run, but for an adversary or a joint prior that only one of them has.
+
+    Raises WavevqError for a run of other speakers or layers, or one that is not trained.
+    """
+    folder = folder_named(start)
+    if (known := read_speakers(folder)) != corpus.labels:
+        raise WavevqError(f"train.start {start}: knows {', '.join(known)}; the corpus has {', '.join(corpus.labels)}")
+    weights = trained_model(folder, read_recipe(folder), len(known)).state_dict()
+    own = module.state_dict()
+    if wrong := [
+        name
+        for name in sorted(own.keys() | weights.keys())
+        if (name in own and name in weights and own[name].shape != weights[name].shape)
+        or ((name in own) != (name in weights) and not name.startswith(APART))
+    ]:
+        there, here = (str([*of[wrong[0]].shape]) if wrong[0] in of else "none" for of in (weights, own))
+        raise WavevqError(
+            f"train.start {start}: has other layers than this recipe ({wrong[0]}: {there} there, {here} here)"
+        )
+    module.load_state_dict({name: weights.get(name, value) for name, value in own.items()})
 
 
 def refuse_too_large(recipe: Recipe, labels: int) -> None:
@@ -195,7 +237,7 @@ def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> N
         trained_on(folder, recipe)
     elif resume:
         refuse_another(read_recipe(folder), recipe, folder)
-        trained_on(folder, recipe)
+        refuse_other_teacher(folder, recipe)
     elif folder.exists():
         raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
 

@@ -113,8 +113,18 @@ def _halved(value: Tensor) -> Tensor:
 
 
 def placeless(recipe: Recipe) -> Recipe:
-    """The recipe without this machine's places: the corpus lies where it does by default."""
-    return recipe.model_copy(update={"data": _placeless(recipe.data)})
+    """The recipe without this machine's places: the corpus lies where it does by default, runs have their names."""
+    plan = recipe.train
+    told = plan.backtranslation
+    runs = {
+        "start": plan.start and _named(plan.start),
+        "backtranslation": told and told.model_copy(update={"run": _named(told.run)}),
+    }
+    return recipe.model_copy(update={"data": _placeless(recipe.data), "train": plan.model_copy(update=runs)})
+
+
+def _named(run: str) -> str:
+    return run if _is_below(run) else Path(run).name
 
 
 def _placeless(data: D, within: bool = False) -> D:

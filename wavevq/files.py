@@ -21,9 +21,7 @@ from wavevq.distributed import rank, world_size
 from wavevq.errors import WavevqError
 from wavevq.jobs import Job
 from wavevq.progress import Told, seconds_bar, with_bar
-from wavevq.run import Run, check_sampling
-
-AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
+from wavevq.run import AT_ONCE, Run, check_sampling
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class JointVqVae(VqVae):
 
     def training_loss(self, batch: Batch) -> StepLoss:
         """Nats a sample plus the bottleneck's loss, plus the prior's nats a code; batch.cond as ``Crops`` makes it."""
-        z_e = self.encoder(batch.x, batch.lengths)
+        z_e = self.encoder(batch.x if batch.heard is None else batch.heard, batch.lengths)
         latents = self.quantize(z_e, batch.lengths)
         assert latents.codes is not None
         distortion = self.loss_of(batch, latents)

@@ -103,7 +103,8 @@ class VqVae(nn.Module):
         With an adversary plus its nats a latent. Divided by the valid values, or latents, of all ranks over the number
         of ranks, since DDP averages gradients.
         """
-        return self.loss_of(batch, self.encode(batch.x, batch.lengths, batch.index))
+        heard = batch.x if batch.heard is None else batch.heard
+        return self.loss_of(batch, self.encode(heard, batch.lengths, batch.index))
 
     def loss_of(self, batch: Batch, latents: Latents) -> StepLoss:
         """``training_loss``, given the batch's latents."""
@@ -126,7 +127,8 @@ class VqVae(nn.Module):
         metrics = {whole: bits, "bottleneck_loss": total(latents.loss) / world_size()}
         frames = valid(frames_of(batch.lengths, self.hop), z.shape[1])
         if self.adversary is not None:
-            unsure, positions = self.adversary(latents.z, batch.label, frames), total(frames.sum())
+            voice = batch.label if batch.voice is None else batch.voice
+            unsure, positions = self.adversary(latents.z, voice, frames), total(frames.sum())
             loss = loss + unsure / (positions / world_size())
             # At the entropy of the speakers, log2 of their number where all say as much, latents tell nothing.
             metrics["speaker_bits"] = total(unsure) / positions / math.log(2)

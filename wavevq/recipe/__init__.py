@@ -58,6 +58,7 @@ from wavevq.recipe.reading import load_recipe, overridden, parse_recipe
 from wavevq.recipe.recipe import Recipe
 from wavevq.recipe.section import Section
 from wavevq.recipe.training import (
+    Backtranslation,
     Evaluation,
     Joint,
     PixelCnnPrior,
@@ -70,6 +71,7 @@ from wavevq.recipe.training import (
 )
 
 __all__ = [
+    "Backtranslation",
     "Bottleneck",
     "Categorical",
     "Cifar10",
