@@ -18,17 +18,27 @@ import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
-from trainings import command, said, workplace
+from trainings import RECIPE, command, said, workplace
 
+from wavevq.build import build_model, shape_model
 from wavevq.contracts import Batch, StepLoss
 from wavevq.errors import WavevqError
 from wavevq.experiment import locked
-from wavevq.recipe import Train
+from wavevq.recipe import Train, parse_recipe
 from wavevq.train.log import Log, Validation, _lines, _short, read_metrics
 from wavevq.train.loop import Interrupted, _asked_to_stop, fit, load_newest, rate_factor, refuse_apart
 from wavevq.train.state import AVERAGE, METER, MODEL, OPTIMIZER, STATE, SUMS, Average, TrainState, checkpoints
 
 LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+@pytest.mark.parametrize("kind", ["waveform", "logmel", "mfcc"])
+def test_a_model_of_every_encoder_has_a_size_before_its_weights_are_there(kind: str) -> None:
+    """What begins every training of a recipe: shapes alone, which must be those of the model."""
+    tree = {**RECIPE, "model": {**RECIPE["model"], "encoder": {"kind": kind}}}
+    recipe = parse_recipe(tree, "tiny")
+    shapes = {name: value.shape for name, value in shape_model(recipe, 2, "tiny").state_dict().items()}
+    assert shapes == {name: value.shape for name, value in build_model(recipe, 2).state_dict().items()}
 
 # --- a toy --------------------------------------------------------------------------------------------------
 

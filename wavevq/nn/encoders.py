@@ -218,8 +218,9 @@ class SpectralEncoder(nn.Module):
         self.frame_hop, self.frame_window = frame_hop, frame_window
         self.strided = strided
         mels = bands if kind == "logmel" else max(bands, 40)
-        filters = AF.melscale_fbanks(frame_window // 2 + 1, 0.0, rate / 2, mels, rate)
-        cosines = AF.create_dct(bands, mels, "ortho") if kind == "mfcc" else torch.eye(mels)
+        with torch.device("cpu"):  # torchaudio looks at their values, which a model of shapes alone has not
+            filters = AF.melscale_fbanks(frame_window // 2 + 1, 0.0, rate / 2, mels, rate)
+            cosines = AF.create_dct(bands, mels, "ortho") if kind == "mfcc" else torch.eye(mels)
         # Derived from the recipe, so not part of the weights.
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("cosines", cosines, persistent=False)
