@@ -326,6 +326,7 @@ def test_a_model_of_images_has_no_voices() -> None:
         ({"jitter": 0.1}, "jitter 0.1 is for speech"),
         ({"past_gain": 6.0}, "past_gain 6 is for speech"),
         ({"adversary": 0.1}, "adversary 0.1 is for speech"),
+        ({"augmentation": {}}, "augmentation is for speech"),
         ({"encoder": {"kind": "image", "window": 3}}, "window 3 must exceed every stride"),
         ({"decoder": {"kind": "image", "distribution": {"kind": "poisson"}}}, "'poisson'"),
     ],

@@ -40,6 +40,7 @@ def test_a_model_of_every_encoder_has_a_size_before_its_weights_are_there(kind: 
     shapes = {name: value.shape for name, value in shape_model(recipe, 2, "tiny").state_dict().items()}
     assert shapes == {name: value.shape for name, value in build_model(recipe, 2).state_dict().items()}
 
+
 # --- a toy --------------------------------------------------------------------------------------------------
 
 

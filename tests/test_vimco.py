@@ -168,11 +168,11 @@ def of_speech() -> dict[str, Any]:
     return {"data": {"kind": "folder"}, "model": model, "train": {"steps": 1}}
 
 
-@pytest.mark.parametrize("told", ["jitter 0.1", "past_gain 6", "adversary 0.1"])
+@pytest.mark.parametrize("told", ["jitter 0.1", "past_gain 6", "adversary 0.1", "augmentation"])
 def test_what_its_loss_leaves_out_is_refused(told: str) -> None:
-    key, value = told.split()
+    key, _, value = told.partition(" ")
     tree = of_speech()
-    tree["model"][key] = float(value)
+    tree["model"][key] = float(value) if value else {}
     with pytest.raises(WavevqError, match=f"{told}: not with a bottleneck of kind 'vimco'"):
         parse_recipe(tree, "tiny")
 

@@ -29,6 +29,7 @@ from wavevq.evaluate.likelihood import codes_place, encoded
 from wavevq.joint import JointVqVae
 from wavevq.nn import distributions
 from wavevq.nn.adversary import Adversary
+from wavevq.nn.augmentation import Augmentation
 from wavevq.nn.bottlenecks import Bottleneck, Drawn, Plain, Variational
 from wavevq.nn.distributions import Categorical, Gaussian, Logistics, MuLawCategorical, Pixels
 from wavevq.nn.encoders import SpectralEncoder, Standardise, StridedEncoder, UnitVectors
@@ -159,6 +160,7 @@ def build_model(recipe: r.Recipe, speakers: int) -> VqVae:
             jitter=recipe.model.jitter,
             past_gain=recipe.model.past_gain,
             adversary=build_adversary(recipe.model, speakers),
+            augmentation=build_augmentation(recipe.model),
             seed=recipe.seed,
         )
     if isinstance(recipe.model.bottleneck, r.Vimco):
@@ -279,6 +281,11 @@ def build_bottleneck(b: r.Bottleneck, hop: float, seed: int) -> Bottleneck:
 def build_adversary(model: r.Model, speakers: int) -> Adversary | None:
     """None at weight 0."""
     return Adversary(model.bottleneck.dim, speakers, model.adversary) if model.adversary else None
+
+
+def build_augmentation(model: r.Model) -> Augmentation | None:
+    plan = model.augmentation
+    return plan and Augmentation(*plan.noise, plan.tilt)
 
 
 def build_decoder(model: r.Model, speakers: int, values: Values = PIXEL) -> Decoder:

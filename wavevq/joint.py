@@ -45,12 +45,13 @@ class JointVqVae(VqVae):
             jitter=model.jitter,
             past_gain=model.past_gain,
             adversary=model.adversary,
+            augmentation=model.augmentation,
         )
         self.prior, self.weight, self.tau = prior, weight, tau
 
     def training_loss(self, batch: Batch) -> StepLoss:
         """Nats a sample plus the bottleneck's loss, plus the prior's nats a code; batch.cond as ``Crops`` makes it."""
-        z_e = self.encoder(batch.x if batch.heard is None else batch.heard, batch.lengths)
+        z_e = self.encoder(self.heard(batch), batch.lengths)
         latents = self.quantize(z_e, batch.lengths)
         assert latents.codes is not None
         distortion = self.loss_of(batch, latents)

@@ -15,6 +15,7 @@ from wavevq.contracts import Batch, Latents, Sampler, StepLoss
 from wavevq.decoders import Decoder, Noise, of_speech
 from wavevq.distributed import total, world_size
 from wavevq.nn.adversary import Adversary
+from wavevq.nn.augmentation import Augmentation
 from wavevq.nn.bottlenecks import Bottleneck
 from wavevq.nn.encoders import SpectralEncoder, StridedEncoder, frames_of, in_parts, valid
 from wavevq.noise import GAIN, JITTER, derived, uniform
@@ -30,6 +31,7 @@ class VqVae(nn.Module):
     hears is at most louder or quieter than it was, drawn uniformly for each example: so that the level comes from the
     codes, and clips that were drawn too quiet do not go on so. Bits of the training are under that past. adversary:
     what in training unteaches the encoder what latents say of the speaker; its steps are clipped with the others'.
+    augmentation: what the encoder hears in training in place of the clip.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class VqVae(nn.Module):
         jitter: float = 0.0,
         past_gain: float = 0.0,
         adversary: Adversary | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
-        self.adversary = adversary
+        self.adversary, self.augmentation = adversary, augmentation
         self.hop, self.jitter, self.past_gain, self.seed = hop, jitter, past_gain, seed
 
     @property
@@ -103,8 +106,12 @@ class VqVae(nn.Module):
         With an adversary plus its nats a latent. Divided by the valid values, or latents, of all ranks over the number
         of ranks, since DDP averages gradients.
         """
-        heard = batch.x if batch.heard is None else batch.heard
-        return self.loss_of(batch, self.encode(heard, batch.lengths, batch.index))
+        return self.loss_of(batch, self.encode(self.heard(batch), batch.lengths, batch.index))
+
+    def heard(self, batch: Batch) -> Tensor:
+        """What the encoder hears of a batch in training, shaped as ``batch.x``."""
+        said = batch.x if batch.heard is None else batch.heard
+        return self.augmentation(said, batch.lengths, batch.index, self.seed) if self.augmentation else said
 
     def loss_of(self, batch: Batch, latents: Latents) -> StepLoss:
         """``training_loss``, given the batch's latents."""

@@ -25,6 +25,7 @@ from wavevq.recipe.data import (
     Vctk,
 )
 from wavevq.recipe.model import (
+    Augmentation,
     Bottleneck,
     Categorical,
     Codebook,
@@ -71,6 +72,7 @@ from wavevq.recipe.training import (
 )
 
 __all__ = [
+    "Augmentation",
     "Backtranslation",
     "Bottleneck",
     "Categorical",

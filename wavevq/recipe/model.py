@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wavevq.recipe.section import Blocks, Count, Decibels, Layers, NonNegative, Number, Section, Share, Signal, Whole
+from wavevq.recipe.section import (
+    BelowFullScale,
+    Blocks,
+    Count,
+    Decibels,
+    Layers,
+    NonNegative,
+    Number,
+    Section,
+    Share,
+    Signal,
+    Whole,
+)
 
 Strides = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=16)]
 FARTHEST = 2**20  # positions that a WaveNet sees, a minute at 16 kHz: sampling keeps them, of every channel
@@ -306,6 +318,19 @@ class PixelCnnDecoder(PixelCnn):
 Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder | FrameDecoder, Field(discriminator="kind")]
 
 
+class Augmentation(Section):
+    """The encoder hears training clips by other microphones, before other backgrounds (wavevq/nn/augmentation.py)."""
+
+    noise: tuple[BelowFullScale, BelowFullScale] = (-62.0, -34.0)  # RMS of what is added, drawn from here to there
+    tilt: Share = 0.5  # of a filter x[t] + a x[t - 1], a drawn from -tilt to tilt
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.noise[0] > self.noise[1]:
+            raise ValueError(f"noise {list(self.noise)}: must go from the softer to the louder")
+        return self
+
+
 class Model(Section):
     encoder: Encoder
     bottleneck: Bottleneck
@@ -314,6 +339,7 @@ class Model(Section):
     past_gain: Decibels = 0.0  # at most so much louder or quieter does the decoder hear its past in training
     # Of the reversed gradient, of nats a latent, that unteaches the encoder who speaks; 0: none (nn/adversary.py)
     adversary: NonNegative = 0.0
+    augmentation: Augmentation | None = None  # of what the encoder hears in training
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
@@ -326,11 +352,11 @@ class Model(Section):
             ("jitter", self.jitter, "codes of an image have four neighbours"),
             ("past_gain", self.past_gain, "only a waveform has a level"),
             ("adversary", self.adversary, "it hears sequences of codes"),
+            ("augmentation", self.augmentation, "only a recording has a microphone and a background"),
         ):
+            said = f"{key} {value:g}" if isinstance(value, float) else key
             if value and self.encoder.signal != "speech":
-                raise ValueError(f"{key} {value:g} is for speech: {why}")
+                raise ValueError(f"{said} is for speech: {why}")
             if value and self.bottleneck.kind == "vimco":
-                raise ValueError(
-                    f"{key} {value:g}: not with a bottleneck of kind 'vimco', whose loss is its own; must be 0"
-                )
+                raise ValueError(f"{said}: not with a bottleneck of kind 'vimco', whose loss is its own; leave it out")
         return self

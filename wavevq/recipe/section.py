@@ -20,6 +20,7 @@ Layers = Annotated[int, Number, Field(gt=0, le=1000)]  # each is built, before i
 Blocks = Annotated[int, Number, Field(ge=0, le=1000)]
 Share = Annotated[float, Number, Field(ge=0, lt=1)]
 Decibels = Annotated[float, Number, Field(ge=0, le=60)]
+BelowFullScale = Annotated[float, Number, Field(ge=-120, le=0)]  # dB
 NonNegative = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 
