@@ -257,7 +257,7 @@ def place(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(finished / "run", place / "first")
     tree = yaml.safe_load((finished / "tiny.yaml").read_text())
     del tree["prior"]
-    tree["model"]["adversary"] = 0.1  # which first has not
+    tree["model"] |= {"adversary": 0.1, "augmentation": {"noise": [-50, -40]}}  # which first has not
     tree["train"] |= {"steps": 6, "start": "first", "backtranslation": {"run": "first", "share": 0.7}}
     (place / "again.yaml").write_text(yaml.safe_dump(tree))
     assert command(place, "train", "again.yaml", "--run", "straight") == [0], said(place)
@@ -283,6 +283,14 @@ def test_it_matters_what_is_heard(place: Path) -> None:
     assert command(place, *words) == [0], said(place)
     found, plain = (tensors(max((place / run / "checkpoints").glob("step-*"))) for run in ("straight", "plain"))
     assert any(not torch.equal(found[name], plain[name]) for name in found if "/encoder." in name)
+
+
+def test_info_tells_what_the_weights_do_not_show(place: Path) -> None:
+    assert command(place, "info", "straight") == [0]
+    assert (
+        "begun with first, 70% heard in other voices, by first, heard with noise of -50 to -40 dB and tilts to 0.5, "
+        "jitter 0.2, adversary 0.1, past gain 6 dB"
+    ) in " ".join(said(place).split())
 
 
 def test_another_teacher_is_refused(place: Path) -> None:

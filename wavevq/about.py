@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,12 +42,31 @@ def of_run(folder: Path) -> Table:
         table.add_row("enrolled", f"{told}, {after:.3f} as itself")
     whole = {"speech": None, "video": "clips"}.get(recipe.data.signal, "images")
     _add_training_rows(table, "", folder, recipe.train, whole or f"x {recipe.train.crop} samples")
+    if taught := ", ".join(_taught(recipe)):
+        table.add_row("", taught)
     if recipe.prior is not None:
         table.add_row("prior", _described(recipe.prior))
         if not recipe.prior.joint:
             crop = whole or f"x {recipe.prior.crop} codes"
             _add_training_rows(table, "prior's ", prior_folder(folder, recipe), recipe.prior, crop)
     return table
+
+
+def _taught(recipe: r.Recipe) -> Iterator[str]:
+    """What was done in training that a trained model does not show."""
+    model, plan = recipe.model, recipe.train
+    if plan.start is not None:
+        yield f"begun with {plan.start}"
+    if plan.backtranslation is not None:
+        yield f"{plan.backtranslation.share:.0%} heard in other voices, by {plan.backtranslation.run}"
+    if model.augmentation is not None:
+        low, high = model.augmentation.noise
+        yield f"heard with noise of {low:g} to {high:g} dB and tilts to {model.augmentation.tilt:g}"
+    for name, value in (("jitter", model.jitter), ("adversary", model.adversary)):
+        if value:
+            yield f"{name} {value:g}"
+    if model.past_gain:
+        yield f"past gain {model.past_gain:g} dB"
 
 
 def _described(prior: r.Prior) -> str:

@@ -284,8 +284,10 @@ def build_adversary(model: r.Model, speakers: int) -> Adversary | None:
 
 
 def build_augmentation(model: r.Model) -> Augmentation | None:
-    plan = model.augmentation
-    return plan and Augmentation(*plan.noise, plan.tilt)
+    """None where none is said."""
+    if (plan := model.augmentation) is None:
+        return None
+    return Augmentation(*plan.noise, plan.tilt)
 
 
 def build_decoder(model: r.Model, speakers: int, values: Values = PIXEL) -> Decoder:
