@@ -44,7 +44,6 @@ FLOORS = {
     "run_folder": 5,
     "run": 6,
     "experiment": 7,
-    "retold": 7,
     "files": 7,
     "image_run": 7,
     "video_run": 7,
@@ -76,7 +75,6 @@ LEVEL = {
     ("joint", "wavevq.prior."),
     ("evaluate", "wavevq.train.log."),
     ("build", "wavevq.run_folder."),
-    ("experiment", "wavevq.retold."),
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -45,6 +45,7 @@ def tree(network: str = "wavenet", kind: str = "ema", **joint: float) -> dict[st
     made: dict[str, Any] = json.loads(json.dumps(trainings.RECIPE))
     made["model"]["bottleneck"]["kind"] = kind
     made["model"]["adversary"] = 0.1 if kind == "vq" else 0.0
+    made["model"]["augmentation"] = {"noise": [-40, -30]} if kind == "vq" else None
     made["prior"] = {"network": {"kind": network, **NETWORKS[network]}, "speaker_dim": 4, "joint": joint or True}
     return made
 

@@ -457,8 +457,8 @@ def test_a_prior_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
     trainings.seal(weights.parent)
     recipe = load_recipe("tiny.yaml")
     for words in (
-        r"other/prior: was trained on what other weights have made than .*other has now; delete it, and train another",
-        r"other/prior: does not tell what weights it has learned from \(trained-on: no such file .*\); delete it",
+        r"other/prior: was trained on the codes of other weights than .*other has now; delete it, and train another",
+        r"other/prior: does not tell whose codes it has learned \(trained-on: no such file or directory\); delete it",
     ):
         with pytest.raises(WavevqError, match=words):
             load_run(other)

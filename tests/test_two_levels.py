@@ -350,7 +350,7 @@ def test_a_first_run_that_has_changed_or_is_gone_is_told(here: Path) -> None:
     newest = max(Path("base/checkpoints").glob("step-*"))
     shutil.copy(newest / "model.safetensors", newest / "average.safetensors")
     says = (
-        "after: was trained on what other weights have made than base has now; "
+        "after: was trained on the codes of other weights than base has now; "
         "name the run that it was (data.run), or train this one anew"
     )
     np.save("some.npy", np.zeros((1, 1, G2), int))

@@ -54,11 +54,9 @@ def of_run(folder: Path) -> Table:
 
 def _taught(recipe: r.Recipe) -> Iterator[str]:
     """What was done in training that a trained model does not show."""
-    model, plan = recipe.model, recipe.train
-    if plan.start is not None:
-        yield f"begun with {plan.start}"
-    if plan.backtranslation is not None:
-        yield f"{plan.backtranslation.share:.0%} heard in other voices, by {plan.backtranslation.run}"
+    model = recipe.model
+    if recipe.train.start is not None:
+        yield f"begun with {recipe.train.start}"
     if model.augmentation is not None:
         low, high = model.augmentation.noise
         yield f"heard with noise of {low:g} to {high:g} dB and tilts to {model.augmentation.tilt:g}"

@@ -31,7 +31,6 @@ class Batch:
     lengths: int64 ``[B]``, how many positions of the first signal axis are signal; the rest is padding.
     index: int64 ``[B]``, the global number of each example: names its stream of random numbers.
     cond: extra conditioning (video: action, context frames), or None.
-    heard: what the encoder hears, shaped as x, where that is not x itself. voice: int64 ``[B]``, the speaker of it.
     """
 
     x: Tensor
@@ -39,8 +38,6 @@ class Batch:
     lengths: Tensor
     index: Tensor
     cond: Tensor | None = None
-    heard: Tensor | None = None
-    voice: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on ``device``."""

@@ -19,6 +19,7 @@ from rich.text import Text
 from wavevq import __version__
 from wavevq.audio import Signal, make_folder
 from wavevq.build import build_corpus, build_words
+from wavevq.data.batches import grouped
 from wavevq.data.coded import CodedCorpus
 from wavevq.data.corpora import Split
 from wavevq.data.corpus import Corpus
@@ -34,6 +35,7 @@ from wavevq.evaluate.pictures import ImageSubject
 from wavevq.evaluate.record import FORMAT, Record, Section, Weights, write_record
 from wavevq.evaluate.report import Report
 from wavevq.evaluate.subject import Subject
+from wavevq.files import AT_ONCE
 from wavevq.image_run import ImageRun
 from wavevq.pixels import Pixels
 from wavevq.progress import Say, seconds_bar
@@ -162,11 +164,17 @@ def subject_of(run: Run, recipe: Recipe, console: Console) -> Subject:
     ) -> list[Signal]:
         seconds = sum(map(len, codes)) * recipe.hop / run.rate
         console.print(f"  sampling {len(codes)} clips, {seconds:.1f} s: {what}", highlight=False)
+        audio: dict[int, Signal] = {}
         with seconds_bar(seconds, console) as advance:
-            drawn = run.decode_many(
-                codes, speakers, **how, streams=streams, advance=lambda samples: advance(samples / run.rate)
-            )
-            audio = dict(drawn)
+            for group in grouped([len(one) for one in codes], AT_ONCE):
+                drawn = run.decode_batch(
+                    [codes[i] for i in group],
+                    [speakers[i] for i in group],
+                    **how,
+                    streams=[streams[i] for i in group],
+                    advance=lambda samples: advance(samples / run.rate),
+                )
+                audio |= zip(group, drawn, strict=True)
         return [audio[i] for i in range(len(codes))]
 
     return Subject(

@@ -19,9 +19,7 @@ from rich.console import Console
 
 from wavevq.audio import replacing
 from wavevq.build import build_corpus, build_model, build_prior, shape_model, trained_model
-from wavevq.data.corpus import Corpus, Epochs
-from wavevq.data.retold import RetoldCrops
-from wavevq.data.store import Store
+from wavevq.data.corpus import Corpus
 from wavevq.distributed import PATIENCE, alone, as_group
 from wavevq.errors import WavevqError
 from wavevq.evaluate.joint import JointValidator
@@ -33,8 +31,8 @@ from wavevq.progress import beginning
 from wavevq.recipe import Prior, Recipe
 from wavevq.recipe.data import is_place
 from wavevq.recipe.trained import folder_named, refuse_shipped
-from wavevq.retold import retold
 from wavevq.run_folder import (
+    BEGUN_WITH,
     CHECKPOINTS,
     PRIOR,
     RUNS,
@@ -44,7 +42,6 @@ from wavevq.run_folder import (
     read_recipe,
     read_speakers,
     record_weights,
-    refuse_other_teacher,
     refuse_stale,
     trained_on,
     write_recipe,
@@ -58,7 +55,6 @@ from wavevq.vqvae import VqVae
 # Of the corpora their places, too (PLACES).
 MAY_CHANGE: set[tuple[str, ...]] = {
     ("data", "run"),  # it is known by its weights
-    ("train", "backtranslation", "run"),  # so is this one
     ("train", "log_every"),
     ("train", "validate_every"),
     ("train", "save_every"),
@@ -67,7 +63,11 @@ MAY_CHANGE: set[tuple[str, ...]] = {
     *(("prior", key) for key in ("log_every", "validate_every", "save_every", "keep")),
 }
 Stage = Literal["vqvae", "prior"]
-APART = "adversary.", "prior."  # parts that a model may have or lack
+SHAPING: dict[str, Any] = {  # what weights are of
+    "data": {"rate"},
+    "model": {"encoder": True, "decoder": True, "bottleneck": {"kind", "codes", "dim"}},
+}
+APART = "adversary.", "prior."  # parts that one of two models may have alone
 
 
 def train(
@@ -120,6 +120,8 @@ def _stages(
         )
     if recipe.model.adversary and len(corpus.labels) == 1:
         raise WavevqError(f"model.adversary {recipe.model.adversary:g}: the corpus has one speaker; must be 0")
+    if recipe.train.start is not None and not resume:
+        refuse_unfit_start(recipe, recipe.train.start, corpus)
     if resume and read_speakers(folder) != corpus.labels:
         raise WavevqError(
             f"{folder}: was trained with other names of a {corpus.whose} than the corpus in {recipe.data.kind} has now"
@@ -143,12 +145,12 @@ def _stages(
 
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: Corpus, console: Console) -> None:
-    batches = build_batches(recipe, corpus, console)
+    batches = corpus.crops(recipe.train.crop, recipe.train.batch, recipe.seed)
     console.print(f"training: {recipe.train.steps} steps, an epoch has {batches.steps_per_epoch}", highlight=False)
     refuse_too_large(recipe, len(corpus.labels))
     module = build_model(recipe, len(corpus.labels))
     if recipe.train.start is not None and not checkpoints(folder / CHECKPOINTS):
-        begin_with(module, recipe.train.start, corpus)
+        begin_with(module, begun_with(folder, recipe.train.start))
     turned = module.encoder if recipe.train.optimizer == "muon" else None
     known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed, partial(beginning, console=console)
     if isinstance(module, JointVqVae):
@@ -159,37 +161,42 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     alone(lambda: write_summary(folder))
 
 
-def build_batches(recipe: Recipe, corpus: Corpus, console: Console) -> Epochs:
-    """What the VQ-VAE is trained on. Raises WavevqError where it asks for a run that cannot give it."""
-    plan = recipe.train
-    if plan.backtranslation is None:
-        return corpus.crops(plan.crop, plan.batch, recipe.seed)
-    assert isinstance(corpus, Store), "the recipe's grammar sees to it"
-    versions = retold(plan.backtranslation, corpus, recipe.seed, console)
-    return RetoldCrops(corpus, versions, plan.backtranslation.share, plan.crop, plan.batch, recipe.seed)
-
-
-def begin_with(module: VqVae, start: str, corpus: Corpus) -> None:
-    """Give a model the averaged weights of a run, but for an adversary or a joint prior that only one of them has.
-
-    Raises WavevqError for a run of other speakers or layers, or one that is not trained.
-    """
+def refuse_unfit_start(recipe: Recipe, start: str, corpus: Corpus) -> None:
+    """Raises WavevqError for a run whose weights are not of this recipe's model and speakers, or not trained."""
     folder = folder_named(start)
+    if not (folder / SUMMARY).exists():
+        raise WavevqError(f"train.start {start}: has no finished VQ-VAE; train that first")
     if (known := read_speakers(folder)) != corpus.labels:
         raise WavevqError(f"train.start {start}: knows {', '.join(known)}; the corpus has {', '.join(corpus.labels)}")
-    weights = trained_model(folder, read_recipe(folder), len(known)).state_dict()
+    theirs, ours = (one.model_dump(mode="json", include=SHAPING) for one in (read_recipe(folder), recipe))
+    lines = [
+        f"train.start {start}: was trained with {'.'.join(path)} = {old!r}, the recipe has {new!r}"
+        for path, old, new in _differences(theirs, ours)
+    ]
+    if lines:
+        raise WavevqError(*lines)
+
+
+def begun_with(folder: Path, start: str) -> Path:
+    """The run whose weights a training begins with. Raises WavevqError where it has other weights by now."""
+    first = folder_named(start)
+    refuse_stale(folder, first, "begin again in another folder", BEGUN_WITH)
+    return first
+
+
+def begin_with(module: VqVae, first: Path) -> None:
+    """Give a model the averaged weights of a run that ``refuse_unfit_start`` let pass.
+
+    An adversary, or a joint prior, is taken where both have the same.
+    """
+    weights = trained_model(first, read_recipe(first), len(read_speakers(first))).state_dict()
     own = module.state_dict()
-    if wrong := [
-        name
-        for name in sorted(own.keys() | weights.keys())
-        if (name in own and name in weights and own[name].shape != weights[name].shape)
-        or ((name in own) != (name in weights) and not name.startswith(APART))
-    ]:
-        there, here = (str([*of[wrong[0]].shape]) if wrong[0] in of else "none" for of in (weights, own))
-        raise WavevqError(
-            f"train.start {start}: has other layers than this recipe ({wrong[0]}: {there} there, {here} here)"
-        )
-    module.load_state_dict({name: weights.get(name, value) for name, value in own.items()})
+    taken = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    for part in APART:
+        if any(name.startswith(part) and name not in taken for name in own):
+            taken = {name: value for name, value in taken.items() if not name.startswith(part)}
+    assert all(name.startswith(APART) for name in own.keys() - taken.keys()), "it has been found to fit"
+    module.load_state_dict(own | taken)
 
 
 def refuse_too_large(recipe: Recipe, labels: int) -> None:
@@ -237,7 +244,7 @@ def refuse(recipe: Recipe, folder: Path, resume: bool, stage: Stage | None) -> N
         trained_on(folder, recipe)
     elif resume:
         refuse_another(read_recipe(folder), recipe, folder)
-        refuse_other_teacher(folder, recipe)
+        trained_on(folder, recipe)
     elif folder.exists():
         raise WavevqError(f"{folder}: exists already; go on with --resume, or name another folder with --run")
 

@@ -113,18 +113,13 @@ def _halved(value: Tensor) -> Tensor:
 
 
 def placeless(recipe: Recipe) -> Recipe:
-    """The recipe without this machine's places: the corpus lies where it does by default, runs have their names."""
-    plan = recipe.train
-    told = plan.backtranslation
-    runs = {
-        "start": plan.start and _named(plan.start),
-        "backtranslation": told and told.model_copy(update={"run": _named(told.run)}),
-    }
-    return recipe.model_copy(update={"data": _placeless(recipe.data), "train": plan.model_copy(update=runs)})
-
-
-def _named(run: str) -> str:
-    return run if _is_below(run) else Path(run).name
+    """The recipe without this machine's places: the corpus lies where it does by default, a run has its name."""
+    start = recipe.train.start
+    if start is not None and not _is_below(start):
+        start = Path(start).name
+    return recipe.model_copy(
+        update={"data": _placeless(recipe.data), "train": recipe.train.model_copy(update={"start": start})}
+    )
 
 
 def _placeless(data: D, within: bool = False) -> D:

@@ -21,7 +21,9 @@ from wavevq.distributed import rank, world_size
 from wavevq.errors import WavevqError
 from wavevq.jobs import Job
 from wavevq.progress import Told, seconds_bar, with_bar
-from wavevq.run import AT_ONCE, Run, check_sampling
+from wavevq.run import Run, check_sampling
+
+AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
 
 
 @dataclass(frozen=True)

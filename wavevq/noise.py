@@ -10,9 +10,8 @@ from torch import Tensor
 
 # Each purpose that draws by the numbers of steps or examples has a seed of its own, derived from the recipe's, so
 # that no two share their numbers. The quantizer draws by its updates under the recipe's seed itself.
-ORDER, OFFSETS, JITTER, DROP, CODES, VOICES, POSTERIOR, BELOW, SHAPES, GAIN, RETOLD, TELLERS, SAID, ROOM, BACKGROUND = (
-    range(1, 16)
-)
+ORDER, OFFSETS, JITTER, DROP, CODES, VOICES, POSTERIOR, BELOW, SHAPES, GAIN = range(1, 11)
+ROOM, BACKGROUND = 14, 15  # 11 to 13 are free
 DRAWS_A_COUNTER = 4  # Philox4x64 yields four 64-bit words for each value of its counter
 
 

@@ -24,7 +24,6 @@ from wavevq.audio import Heard, Signal, Sound, cut
 from wavevq.build import build_prior, trained_model, with_average
 from wavevq.codes_file import refuse_noncodes
 from wavevq.contracts import Sampler
-from wavevq.data.batches import grouped
 from wavevq.decoders import of_speech
 from wavevq.errors import WavevqError
 from wavevq.joint import JointVqVae
@@ -41,7 +40,6 @@ from wavevq.sampling.transformer import Cached
 from wavevq.train.state import checkpoints, fingerprint, read_state
 from wavevq.vqvae import VqVae
 
-AT_ONCE = 32  # clips sampled together: the weights are read once for all of them
 CODES_AT_ONCE = 4096  # whose vectors are looked up together, of clips of any length
 
 
@@ -133,28 +131,6 @@ class Run:
                 signal.append(drawn)
             advance(sum(map(len, block)))
         return [np.concatenate(signal) for signal in parts]
-
-    def decode_many(
-        self,
-        codes: Sequence[NDArray[np.integer[Any]]],
-        speakers: Sequence[str],
-        *,
-        streams: Sequence[int],
-        seed: int = 0,
-        temperature: float | None = None,
-        advance: Callable[[int], object] = lambda samples: None,
-    ) -> Iterator[tuple[int, Signal]]:
-        """``decode_batch`` of any number of clips, AT_ONCE together: each with its place, the shortest first."""
-        for group in grouped([len(one) for one in codes], AT_ONCE):
-            drawn = self.decode_batch(
-                [codes[i] for i in group],
-                [speakers[i] for i in group],
-                seed=seed,
-                temperature=temperature,
-                streams=[streams[i] for i in group],
-                advance=advance,
-            )
-            yield from zip(group, drawn, strict=True)
 
     def decode_blocks(
         self,

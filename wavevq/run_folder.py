@@ -24,8 +24,9 @@ from wavevq.train.state import checkpoints, fingerprint
 
 SPEAKERS, SUMMARY, CHECKPOINTS = "speakers.json", "summary.json", "checkpoints"
 PRIOR = "prior"  # folder of the prior's own checkpoints, metrics and summary
-# File beside the checkpoints of what learns from a run: the fingerprint of that run's VQ-VAE's weights.
+# File beside the checkpoints of what learns codes: the fingerprint of the VQ-VAE's weights whose codes they are.
 TRAINED_ON = "trained-on"
+BEGUN_WITH = "begun-with"  # file of the fingerprint of the weights that a training has begun with
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,10 @@ def create(folder: Path, recipe: Recipe, speakers: Sequence[str], about: Mapping
         text = json.dumps(known, indent=1, ensure_ascii=False) + "\n"
         # A folder's name may be bytes that are no text: what this makes of them, JSON reads as them.
         (begun / SPEAKERS).write_text(text, encoding="utf-8", errors="backslashreplace")
-        if (first := teacher(recipe)) is not None:
-            record_weights(begun, first)
+        if isinstance(recipe.data, Coded):
+            record_weights(begun, first_run(recipe.data))
+        if recipe.train.start is not None:
+            record_weights(begun, folder_named(recipe.train.start), BEGUN_WITH)
         write_recipe(begun, recipe)
         begun.rename(folder)
 
@@ -149,57 +152,38 @@ def first_run(data: Coded) -> Path:
     return first
 
 
-def record_weights(place: Path, first: Path) -> None:
-    """Write down for ``refuse_stale`` whose codes ``place`` is about to learn: those of the newest weights of a run."""
-    path = place / TRAINED_ON
+def record_weights(place: Path, first: Path, name: str = TRAINED_ON) -> None:
+    """Write down for ``refuse_stale`` what ``place`` is about to learn from: the newest weights of a run."""
+    path = place / name
     make_folder(path)
     with replacing(path) as partial:
         partial.write_text(fingerprint(newest_checkpoint(first)) + "\n")
 
 
-def refuse_stale(place: Path, first: Path, again: str = "delete it, and train another with --stage prior") -> None:
-    """Raises WavevqError unless ``place`` is known to have learned the codes of the weights that a run has now.
+def refuse_stale(
+    place: Path, first: Path, again: str = "delete it, and train another with --stage prior", name: str = TRAINED_ON
+) -> None:
+    """Raises WavevqError unless ``place`` is known to have learned from the weights that a run has now: its codes.
 
-    again: what is to be done where it has not.
+    again: what is to be done where it has not. name: BEGUN_WITH where it has begun with them.
     """
+    what, how = "whose codes it has learned", "trained on the codes of"
+    if name == BEGUN_WITH:
+        what, how = "what it was begun with", "begun with"
     try:
-        recorded = (place / TRAINED_ON).read_bytes()
+        recorded = (place / name).read_bytes()
     except OSError as error:
         raise WavevqError(
-            f"{place}: does not tell what weights it has learned from ({TRAINED_ON}: "
-            f"{(error.strerror or str(error)).lower()}); {again}"
+            f"{place}: does not tell {what} ({name}: {(error.strerror or str(error)).lower()}); {again}"
         ) from None
     if recorded.strip() != fingerprint(newest_checkpoint(first)).encode():
-        raise WavevqError(f"{place}: was trained on what other weights have made than {first} has now; {again}")
-
-
-def teacher(recipe: Recipe) -> Path | None:
-    """The run that another is trained by: whose codes it learns, or who tells it clips in other voices; or None.
-
-    Raises WavevqError where that is not trained.
-    """
-    if isinstance(recipe.data, Coded):
-        return first_run(recipe.data)
-    if (plan := recipe.train.backtranslation) is None:
-        return None
-    telling = folder_named(plan.run)
-    if not (telling / SUMMARY).exists():
-        raise WavevqError(
-            f"{telling}: has no finished VQ-VAE to say clips again; train that first (train.backtranslation)"
-        )
-    return telling
-
-
-def refuse_other_teacher(folder: Path, recipe: Recipe) -> None:
-    """Raises WavevqError where the run that a run is trained by is gone or has changed."""
-    if (first := teacher(recipe)) is not None:
-        key = "data.run" if isinstance(recipe.data, Coded) else "train.backtranslation.run"
-        refuse_stale(folder, first, f"name the run that it was ({key}), or train this one anew")
+        raise WavevqError(f"{place}: was {how} other weights than {first} has now; {again}")
 
 
 def trained_on(folder: Path, recipe: Recipe) -> Path | None:
     """The run whose codes a run has learned, where there is one. Raises WavevqError where it is gone or has changed."""
     if not isinstance(recipe.data, Coded):
         return None
-    refuse_other_teacher(folder, recipe)
-    return first_run(recipe.data)
+    first = first_run(recipe.data)
+    refuse_stale(folder, first, "name the run that it was (data.run), or train this one anew")
+    return first

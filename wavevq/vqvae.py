@@ -103,15 +103,16 @@ class VqVae(nn.Module):
     def training_loss(self, batch: Batch) -> StepLoss:
         """Negative log-likelihood in nats a sample, of images a dim, plus the bottleneck's loss.
 
-        With an adversary plus its nats a latent. Divided by the valid values, or latents, of all ranks over the number
-        of ranks, since DDP averages gradients.
+        Latents are of what is ``heard``. With an adversary plus its nats a latent. Divided by the valid values, or
+        latents, of all ranks over the number of ranks, since DDP averages gradients.
         """
         return self.loss_of(batch, self.encode(self.heard(batch), batch.lengths, batch.index))
 
     def heard(self, batch: Batch) -> Tensor:
         """What the encoder hears of a batch in training, shaped as ``batch.x``."""
-        said = batch.x if batch.heard is None else batch.heard
-        return self.augmentation(said, batch.lengths, batch.index, self.seed) if self.augmentation else said
+        if self.augmentation is None:
+            return batch.x
+        return self.augmentation(batch.x, batch.lengths, batch.index, self.seed)
 
     def loss_of(self, batch: Batch, latents: Latents) -> StepLoss:
         """``training_loss``, given the batch's latents."""
@@ -134,8 +135,7 @@ class VqVae(nn.Module):
         metrics = {whole: bits, "bottleneck_loss": total(latents.loss) / world_size()}
         frames = valid(frames_of(batch.lengths, self.hop), z.shape[1])
         if self.adversary is not None:
-            voice = batch.label if batch.voice is None else batch.voice
-            unsure, positions = self.adversary(latents.z, voice, frames), total(frames.sum())
+            unsure, positions = self.adversary(latents.z, batch.label, frames), total(frames.sum())
             loss = loss + unsure / (positions / world_size())
             # At the entropy of the speakers, log2 of their number where all say as much, latents tell nothing.
             metrics["speaker_bits"] = total(unsure) / positions / math.log(2)

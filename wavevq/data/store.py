@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -28,7 +28,6 @@ from wavevq.errors import WavevqError
 
 FORMAT = 1  # raise it whenever a store made by older code must not be used again
 FULL_SCALE = 32_767
-SAMPLES = "samples.i16"
 
 
 @dataclass(frozen=True)
@@ -143,32 +142,13 @@ def prepare(listing: Listing, rate: int, trim_db: float | None) -> Store:
     return prepared(key, open_store, lambda folder: _make(listing, rate, trim_db, folder))
 
 
-def write_store(folder: Path, rate: int, clips: Sequence[StoredClip], signals: Iterable[tuple[int, Signal]]) -> None:
-    """A store of what is made, not recorded, into a folder that is there.
-
-    signals: float32 in [-1, 1] of each clip, by its place among ``clips`` and of its length, in any order; where a clip
-    starts in the store is calculated anew.
-    """
-    starts = np.cumsum([0, *(clip.length for clip in clips)])
-    samples = np.memmap(folder / SAMPLES, np.int16, mode="w+", shape=(int(starts[-1]),))
-    for place, signal in signals:
-        assert len(signal) == clips[place].length, "as long as the clip"
-        samples[starts[place] : starts[place + 1]] = _sixteen_bit(signal)
-    samples.flush()
-    entries = [
-        {"name": one.name, "speaker": one.speaker, "split": one.split, "length": one.length, "phones": one.phones}
-        for one in clips
-    ]
-    write_index(folder, {"format": FORMAT, "rate": rate, "missing": 0, "broken": [], "about": {}, "clips": entries})
-
-
 def open_store(folder: str | Path) -> Store:
     """The store in ``folder``. Raises WavevqError if it is none, or its two files do not fit each other."""
     folder = Path(folder)
     try:
         index = _INDEX.validate_python(read_index(folder, FORMAT))
         clips = tuple(_clips(index.clips))
-        size = (folder / SAMPLES).stat().st_size
+        size = (folder / "samples.i16").stat().st_size
         if size != 2 * sum(clip.length for clip in clips):
             raise WavevqError(f"{folder / 'samples.i16'}: {size} bytes, which is not what index.json tells of")
         return Store(
@@ -179,7 +159,7 @@ def open_store(folder: str | Path) -> Store:
             index.missing,
             index.broken,
             index.about,
-            np.memmap(folder / SAMPLES, np.int16, mode="r"),
+            np.memmap(folder / "samples.i16", np.int16, mode="r"),
         )
     except (OSError, ValueError) as error:
         raise WavevqError(f"{folder}: not a store that can be used ({' '.join(str(error).split())})") from None
@@ -200,7 +180,7 @@ def _key(listing: Listing, rate: int, trim_db: float | None) -> str:
 
 
 def _make(listing: Listing, rate: int, trim_db: float | None, folder: Path) -> None:
-    entries, broken = _write_samples(listing, rate, trim_db, folder / SAMPLES)
+    entries, broken = _write_samples(listing, rate, trim_db, folder / "samples.i16")
     index = {
         "format": FORMAT,
         "rate": rate,
@@ -223,7 +203,7 @@ def _write_samples(
 
     def decode(clip: Clip) -> tuple[NDArray[np.int16], list[Phone] | None]:
         signal = normalise(read(clip.path), rate, trim_db)
-        kept = _sixteen_bit(signal.samples[signal.kept])
+        kept = np.rint(signal.samples[signal.kept] * FULL_SCALE).astype(np.int16)
         return kept, _phones(clip, signal.kept.start / rate, len(kept) / rate)
 
     with path.open("wb") as file:
@@ -245,10 +225,6 @@ def _write_samples(
     for entry in entries:  # a speaker whose training clips are all broken was not heard in training
         entry["split"] = by_speaker(entry["split"], entry["speaker"], trained)
     return entries, broken
-
-
-def _sixteen_bit(samples: Signal) -> NDArray[np.int16]:
-    return np.rint(samples * FULL_SCALE).astype(np.int16)
 
 
 def _phones(clip: Clip, shift: float, seconds: float) -> list[Phone] | None:

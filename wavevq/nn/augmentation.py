@@ -25,9 +25,10 @@ STEEPEST = 0.95  # of the noise's filter: from a rumble to a hiss
 
 @dataclass(frozen=True)
 class Augmentation:
-    """noise: RMS of what is added, dB of full scale, drawn uniformly from low to high. tilt: of the filter, in [0, 1).
+    """low, high: dB, 0 being an RMS of 1; that of the noise that is added is drawn uniformly between them.
 
-    The filter is x[t] + a x[t - 1] with a drawn uniformly from -tilt to tilt; the clip is brought back to its own RMS.
+    tilt, in [0, 1): the filter is x[t] + a x[t - 1] with a drawn uniformly from -tilt to tilt; the clip is brought back
+    to its own RMS.
     """
 
     low: float
@@ -35,7 +36,7 @@ class Augmentation:
     tilt: float
 
     def __call__(self, x: Tensor, lengths: Tensor, index: Tensor, seed: int) -> Tensor:
-        """x float32 ``[B, 1, T]`` as it is heard, zeros past ``lengths``, int64 ``[B]``.
+        """x float ``[B, 1, T]`` as it is heard, zeros past ``lengths``, int64 ``[B]``; it may leave [-1, 1].
 
         index: int64 ``[B]``, the examples' global numbers: what each draws is a function of its own and ``seed``.
         """

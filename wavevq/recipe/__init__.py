@@ -59,7 +59,6 @@ from wavevq.recipe.reading import load_recipe, overridden, parse_recipe
 from wavevq.recipe.recipe import Recipe
 from wavevq.recipe.section import Section
 from wavevq.recipe.training import (
-    Backtranslation,
     Evaluation,
     Joint,
     PixelCnnPrior,
@@ -73,7 +72,6 @@ from wavevq.recipe.training import (
 
 __all__ = [
     "Augmentation",
-    "Backtranslation",
     "Bottleneck",
     "Categorical",
     "Cifar10",

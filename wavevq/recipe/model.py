@@ -321,8 +321,9 @@ Decoder = Annotated[WaveNetDecoder | ImageDecoder | PixelCnnDecoder | FrameDecod
 class Augmentation(Section):
     """The encoder hears training clips by other microphones, before other backgrounds (wavevq/nn/augmentation.py)."""
 
-    noise: tuple[BelowFullScale, BelowFullScale] = (-62.0, -34.0)  # RMS of what is added, drawn from here to there
-    tilt: Share = 0.5  # of a filter x[t] + a x[t - 1], a drawn from -tilt to tilt
+    # RMS of what is added, dB, drawn from here to there: a clip has -22, and the quietest pauses of corpora some -60
+    noise: tuple[BelowFullScale, BelowFullScale] = (-62.0, -30.0)
+    tilt: Share = 0.7  # of a filter x[t] + a x[t - 1], a drawn from -tilt to tilt: up to 15 dB between bass and treble
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

@@ -119,10 +119,6 @@ class Recipe(Section):
             mistakes.append("prior.joint: is for speech; leave it out")
         if self.prior is not None and self.prior.joint is not None and self.model.bottleneck.kind == "vimco":
             mistakes.append("prior.joint: wants a bottleneck of kind vq or ema, not 'vimco'")
-        if self.train.backtranslation is not None and self.data.signal != "speech":
-            mistakes.append("train.backtranslation: is for speech, which has voices; leave it out")
-        if self.train.backtranslation is not None and self.model.bottleneck.kind == "vimco":
-            mistakes.append("train.backtranslation: not with a bottleneck of kind 'vimco', whose loss is its own")
         if any(mistakes):
             raise ValueError("; ".join(filter(None, mistakes)))
         return self

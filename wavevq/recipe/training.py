@@ -27,14 +27,6 @@ class Schedule(Section):
     keep: Count = 2  # newest checkpoints kept
 
 
-class Backtranslation(Section):
-    """The encoder hears training clips as a trained run says them in other voices (wavevq/data/retold.py)."""
-
-    run: str  # its folder, or its name under runs/; of the same speakers and rate
-    share: Annotated[float, Number, Field(gt=0, le=1)] = 0.8  # of the examples; the others it hears as they are
-    versions: Count = 1  # of each clip, every one in another voice; at most as many as there are others
-
-
 class Train(Schedule):
     """Of the VQ-VAE; precision and determinism are those of the whole run."""
 
@@ -42,8 +34,7 @@ class Train(Schedule):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = False  # bit-identical on CUDA too, at some speed
     optimizer: Literal["adam", "muon"] = "adam"  # muon: of the encoder's matrices; Adam of everything else
-    start: str | None = None  # a run whose weights it begins with: of the same speakers and layers, an adversary apart
-    backtranslation: Backtranslation | None = None
+    start: str | None = None  # a run whose weights it begins with, of the same encoder, decoder, codebook and speakers
 
 
 class WaveNetPrior(Section):
