@@ -7,10 +7,10 @@ bits/sample, what shuffled codes cost, the shares of clips whose digit is recogn
 conversions heard as the target, and of conversions that come out more than 10 dB too quiet. gain: how much louder or
 quieter the decoder hears its past in training. rate: the learning rate. crop: length of an example, at equal audio a
 step. network: the decoder's layers and channels. codes: K and D. adversary: weight of what unteaches codes their
-speaker, at K 512. longer: the same, an hour or two each. second: from the weights of one of these, with augmentation.
-jitter: chance that a latent is replaced by its neighbour's. hop: samples a code. upsampler: layers of the network that
-brings codes to the decoder. average: decay of the averaged weights, 0 for none. BASE's run is sampled at other
-temperatures, too.
+speaker, at K 512. longer: the same, an hour or two each. second: recipes/digits_second.yaml, which goes on from the
+longer one of 15,000 steps with weight 0.1, exported to runs/first. jitter: chance that a latent is replaced by its
+neighbour's. hop: samples a code. upsampler: layers of the network that brings codes to the decoder. average: decay of
+the averaged weights, 0 for none. BASE's run is sampled at other temperatures, too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JUDGED = *SHARES, QUIET
 STEPS = 3000  # of what costs as much a step as the recipe
 TEMPERATURES = 0.8, 0.9  # beside 1
 # What the search has changed since it began.
-BEFORE = "model.bottleneck.codes=128", "model.adversary=0", "evaluation.temperature=1", "model.augmentation=null"
+BEFORE = "model.bottleneck.codes=128", "model.adversary=0", "evaluation.temperature=1"
 WIDE = "model.bottleneck.codes=512"  # which had won when it came to an adversary
 
 
@@ -41,17 +41,6 @@ def cell(name: str, *overrides: str, steps: int = STEPS, gain: int = 12) -> Cell
     return Cell(name, (*BEFORE, *always, *overrides), "recipes/digits.yaml")
 
 
-# Of runs/first, which is `wavevq export`'s of the longer training with weight 0.1, 15,000 steps, in bfloat16.
-SECOND = (
-    WIDE,
-    "train.start=first",
-    "train.learning_rate=0.0015",
-    "train.cooldown=0.7",
-    "train.validate_every=6500",
-    "train.save_every=1000",
-    "train.keep=8",
-    "model.augmentation={noise: [-62, -30], tilt: 0.7}",
-)
 LONGER = WIDE, "train.validate_every=3000", "train.save_every=1000"
 BASE = cell("past gain 12 dB")
 WIDER = cell("K 512", WIDE)  # what those with an adversary differ from
@@ -90,12 +79,10 @@ TABLES = {
         for weight, steps in ((0, 15_000), (0.1, 15_000), (0.3, 15_000), (0.1, 30_000))
     ],
     "second": [
-        cell(
-            f"then 6,500 steps, augmentation, adversary {weight}",
-            *SECOND,
-            f"model.adversary={weight}",
-            steps=6500,
-            gain=6,
+        Cell(
+            f"then 6,500 steps with augmentation, adversary {weight}",
+            ("prior=null", f"model.adversary={weight}"),
+            "recipes/digits_second.yaml",
         )
         for weight in (0.04, 0.01)
     ],
