@@ -141,6 +141,8 @@ def training(run: Run, folder: Path, hardware: str) -> Iterator[str]:
         shape = [str(plan.batch), str(plan.crop), f"{plan.learning_rate:g}"]
         rows.append([name, f"{steps} of {plan.steps}", *shape, f"{seconds(where) / 60:.0f}"])
     yield table(rows)
+    if recipe.train.start is not None:
+        yield f"It began with the weights of a run, `{recipe.train.start}`; the steps are those since."
     yield (
         f"Seed {recipe.seed}, {recipe.train.optimizer}, {recipe.train.precision}; validations and whatever else the "
         f"machine did are in the minutes. Hardware: {hardware}. The whole recipe is [recipe.yaml](recipe.yaml)."
