@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from trainings import PRIOR, assert_equal_runs, before_step, command, said, seal, tensors
 
 from wavevq.build import build_model, build_store
 from wavevq.data.store import Store
 from wavevq.errors import WavevqError
-from wavevq.experiment import begin_with, refuse_unfit_start
+from wavevq.experiment import begin_with, fitting_start, train
 from wavevq.export import placeless
 from wavevq.recipe import Recipe, load_recipe
 from wavevq.run import Run, load_run
@@ -69,27 +70,45 @@ def test_a_joint_prior_begins_as_its_own(first: tuple[Run, Store]) -> None:
     ],
 )
 def test_a_run_of_another_model_is_refused(first: tuple[Run, Store], change: str, key: str, old: int, new: int) -> None:
-    run, store = first
+    run, _ = first
     with pytest.raises(WavevqError) as caught:
-        refuse_unfit_start(changed(run, change), str(run.folder), store)
+        fitting_start(changed(run, change, f"train.start={run.folder}"))
     assert caught.value.args == (f"train.start {run.folder}: was trained with {key} = {old}, the recipe has {new}",)
 
 
 def test_what_is_of_training_alone_may_differ(first: tuple[Run, Store]) -> None:
-    run, store = first
+    run, _ = first
     free = "adversary=0.1", "past_gain=3", "augmentation={}", "bottleneck.beta=1"
-    recipe = changed(run, *(f"model.{one}" for one in free), "train.steps=9")
-    refuse_unfit_start(recipe, str(run.folder), store)
+    recipe = changed(run, *(f"model.{one}" for one in free), "train.steps=9", f"train.start={run.folder}")
+    assert fitting_start(recipe) == run.folder
+    assert fitting_start(run.recipe) is None
 
 
-def test_a_run_of_other_speakers_or_unfinished_is_refused(first: tuple[Run, Store], tmp_path: Path) -> None:
+def test_a_run_of_other_speakers_is_refused(first: tuple[Run, Store], tmp_path: Path) -> None:
     run, store = first
+    recipe = changed(run, f"train.start={run.folder}")
+    others = replace(store, speakers=("ann", "eve"))
     with pytest.raises(WavevqError, match=r"train\.start .*run: knows ann, bob; the corpus has ann, eve"):
-        refuse_unfit_start(run.recipe, str(run.folder), replace(store, speakers=("ann", "eve")))
+        train(recipe, tmp_path / "new", False, Console(quiet=True), corpus=others)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_is_not_there_or_unfinished_is_refused_before_there_is_a_corpus(
+    first: tuple[Run, Store], tmp_path: Path
+) -> None:
+    run, _ = first
     shutil.copytree(run.folder, tmp_path / "begun")
     (tmp_path / "begun" / "summary.json").unlink()
-    with pytest.raises(WavevqError, match=r"train\.start .*begun: has no finished VQ-VAE; train that first"):
-        refuse_unfit_start(run.recipe, str(tmp_path / "begun"), store)
+    for start, says in (
+        (str(tmp_path / "begun"), r"train\.start .*begun: has no finished VQ-VAE; train that first"),
+        (
+            "nowhere",
+            r"train\.start nowhere: not a run folder, .*; train it first, or name another with train\.start=RUN",
+        ),
+    ):
+        recipe = changed(run, f"train.start={start}", "data.root=nowhere-either")
+        with pytest.raises(WavevqError, match=says):
+            train(recipe, tmp_path / "new", False, Console(quiet=True))
 
 
 def test_an_exported_recipe_names_a_run_and_no_place(first: tuple[Run, Store]) -> None:
@@ -157,6 +176,6 @@ def test_other_weights_than_it_began_with_are_refused(place: Path) -> None:
 def test_info_tells_what_the_weights_do_not_show(place: Path) -> None:
     assert command(place, "info", "straight") == [0]
     assert (
-        "begun with first, heard with noise of -50 to -40 dB and tilts to 0.7, jitter 0.2, adversary 0.1, "
+        "begun with the weights of first, heard with noise of -50 to -40 dB and tilts to 0.7, jitter 0.2, adversary 0.1, "
         "past gain 6 dB"
     ) in " ".join(said(place).split())

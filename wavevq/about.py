@@ -43,7 +43,7 @@ def of_run(folder: Path) -> Table:
     whole = {"speech": None, "video": "clips"}.get(recipe.data.signal, "images")
     _add_training_rows(table, "", folder, recipe.train, whole or f"x {recipe.train.crop} samples")
     if taught := ", ".join(_taught(recipe)):
-        table.add_row("", taught)
+        table.add_row("taught", taught)
     if recipe.prior is not None:
         table.add_row("prior", _described(recipe.prior))
         if not recipe.prior.joint:
@@ -56,7 +56,7 @@ def _taught(recipe: r.Recipe) -> Iterator[str]:
     """What was done in training that a trained model does not show."""
     model = recipe.model
     if recipe.train.start is not None:
-        yield f"begun with {recipe.train.start}"
+        yield f"begun with the weights of {recipe.train.start}"
     if model.augmentation is not None:
         low, high = model.augmentation.noise
         yield f"heard with noise of {low:g} to {high:g} dB and tilts to {model.augmentation.tilt:g}"

@@ -112,6 +112,7 @@ def _stages(
             raise WavevqError(
                 f"{section}.batch {plan.batch} must be a multiple of the number of processes, {fabric.world_size}"
             )
+    start = None if resume or stage == "prior" else fitting_start(recipe)
     corpus = corpus or build_corpus(recipe)
     if not corpus.split("val"):
         raise WavevqError(
@@ -120,8 +121,8 @@ def _stages(
         )
     if recipe.model.adversary and len(corpus.labels) == 1:
         raise WavevqError(f"model.adversary {recipe.model.adversary:g}: the corpus has one speaker; must be 0")
-    if recipe.train.start is not None and not resume:
-        refuse_unfit_start(recipe, recipe.train.start, corpus)
+    if start is not None and (known := read_speakers(start)) != corpus.labels:
+        raise WavevqError(f"train.start {start}: knows {', '.join(known)}; the corpus has {', '.join(corpus.labels)}")
     if resume and read_speakers(folder) != corpus.labels:
         raise WavevqError(
             f"{folder}: was trained with other names of a {corpus.whose} than the corpus in {recipe.data.kind} has now"
@@ -150,7 +151,9 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     refuse_too_large(recipe, len(corpus.labels))
     module = build_model(recipe, len(corpus.labels))
     if recipe.train.start is not None and not checkpoints(folder / CHECKPOINTS):
-        begin_with(module, begun_with(folder, recipe.train.start))
+        first = begun_with(folder, recipe.train.start)
+        begin_with(module, first)
+        console.print(f"begins with the weights of {first}", soft_wrap=True, highlight=False)
     turned = module.encoder if recipe.train.optimizer == "muon" else None
     known = corpus, recipe.evaluation, recipe.train.steps, recipe.seed, partial(beginning, console=console)
     if isinstance(module, JointVqVae):
@@ -161,13 +164,20 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, resume: bool, corpus: C
     alone(lambda: write_summary(folder))
 
 
-def refuse_unfit_start(recipe: Recipe, start: str, corpus: Corpus) -> None:
-    """Raises WavevqError for a run whose weights are not of this recipe's model and speakers, or not trained."""
-    folder = folder_named(start)
+def fitting_start(recipe: Recipe) -> Path | None:
+    """The run whose weights a recipe begins with, if it does; its speakers are not looked at.
+
+    Raises WavevqError for one that is not there, not trained, or of another model than the recipe's.
+    """
+    start = recipe.train.start
+    if start is None:
+        return None
+    try:
+        folder = folder_named(start)
+    except WavevqError as error:
+        raise WavevqError(f"train.start {error}; train it first, or name another with train.start=RUN") from None
     if not (folder / SUMMARY).exists():
         raise WavevqError(f"train.start {start}: has no finished VQ-VAE; train that first")
-    if (known := read_speakers(folder)) != corpus.labels:
-        raise WavevqError(f"train.start {start}: knows {', '.join(known)}; the corpus has {', '.join(corpus.labels)}")
     theirs, ours = (one.model_dump(mode="json", include=SHAPING) for one in (read_recipe(folder), recipe))
     lines = [
         f"train.start {start}: was trained with {'.'.join(path)} = {old!r}, the recipe has {new!r}"
@@ -175,6 +185,7 @@ def refuse_unfit_start(recipe: Recipe, start: str, corpus: Corpus) -> None:
     ]
     if lines:
         raise WavevqError(*lines)
+    return folder
 
 
 def begun_with(folder: Path, start: str) -> Path:
@@ -185,7 +196,7 @@ def begun_with(folder: Path, start: str) -> Path:
 
 
 def begin_with(module: VqVae, first: Path) -> None:
-    """Give a model the averaged weights of a run that ``refuse_unfit_start`` let pass.
+    """Give a model the averaged weights of a run that is a ``fitting_start``.
 
     An adversary, or a joint prior, is taken where both have the same.
     """
