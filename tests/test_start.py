@@ -176,6 +176,6 @@ def test_other_weights_than_it_began_with_are_refused(place: Path) -> None:
 def test_info_tells_what_the_weights_do_not_show(place: Path) -> None:
     assert command(place, "info", "straight") == [0]
     assert (
-        "begun with the weights of first, heard with noise of -50 to -40 dB and tilts to 0.7, jitter 0.2, adversary 0.1, "
-        "past gain 6 dB"
+        "taught begun with the weights of first, heard with noise of -50 to -40 dB and tilts to 0.7, jitter 0.2, "
+        "adversary 0.1, past gain 6 dB"
     ) in " ".join(said(place).split())
