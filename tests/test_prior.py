@@ -436,7 +436,7 @@ def test_guidance_that_a_prior_cannot_have(run: Path) -> None:
 
 def test_progress_of_codes_and_audio_is_shown_on_a_terminal(run: Path, tmp_path: Path) -> None:
     for terminal in (True, False):
-        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ={"TERM": "xterm"})
         generate.sample(load_run(run), tmp_path / str(terminal), 2, 0.05, console, speaker="ann")
         said = console.file.getvalue()  # type: ignore[attr-defined]
         assert bool(re.search(r"drawing codes .*100/100", said)) == terminal

@@ -441,7 +441,7 @@ def test_progress_is_shown_on_a_terminal(run: Run, tmp_path: Path) -> None:
     jobs = [Job(tmp_path / "codes.npy", tmp_path / "out.wav")]
     done = r"decoded 1 file, 0.11 s of audio, in [\d.]+ s; sampling: [\d.]+ s, [\d.e+-]+ times real time"
     for terminal in (True, False):
-        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ={"TERM": "xterm"})
         files.decode(run, jobs, "ann", files.Sampling(), console)
         said = console.file.getvalue()  # type: ignore[attr-defined]
         assert bool(re.search(r"sampling .*0\.1/0\.1 s", said)) == terminal
